@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every limit that outsiders can run into, in one place. All fail closed. Units are in the names. */
+#pragma once
+
+#define LIMIT_ID_MAX 64     /* [a-z0-9-] */
+#define LIMIT_NAME_MAX 1024 /* a metadata string of kubelet */
+#define LIMIT_HOSTNAME_MAX 64
+#define LIMIT_ERROR_TEXT_BYTES 4096 /* to kubelet, printable */
+
+/* gRPC */
+#define LIMIT_GRPC_MESSAGE_BYTES (16U << 20)
+#define LIMIT_GRPC_STREAMS 100
+#define LIMIT_GRPC_CONNECTIONS 64
+#define LIMIT_GRPC_HEADER_LIST_BYTES (16U << 10)
+#define LIMIT_GRPC_OUTBOUND_BYTES \
+    (24U << 20)                            /* queued per connection: one largest answer and more */
+#define LIMIT_GRPC_ARENA_BYTES (64U << 20) /* decoded request */
+
+/* exec */
+#define LIMIT_EXEC_OUTPUT_BYTES (15U << 20) /* stdout + stderr of one ExecSync together */
+#define LIMIT_EXEC_DRAIN_MS 1000            /* after the main process ended */
+
+/* TLV */
+#define LIMIT_TLV_MESSAGE_BYTES (1U << 20)
+#define LIMIT_TLV_DATA_BYTES 4096
+#define LIMIT_TLV_QUEUE_FRAMES 64
+#define LIMIT_TLV_STRING_BYTES (64U << 10)
+#define LIMIT_AGENT_REQUESTS 256 /* outstanding per pod */
+
+/* guest */
+#define LIMIT_VCPUS 16
+#define LIMIT_VSOCK_CONNECTIONS 1023
+#define LIMIT_VSOCK_BUFFER_BYTES (256U << 10)
+#define LIMIT_VSOCK_PACKET_BYTES (64U << 10)
+#define LIMIT_CONSOLE_TAIL_BYTES (64U << 10)
+#define LIMIT_REGIONS 64 /* hot-added pmem devices per VM */
+#define LIMIT_CONTAINERS_PER_POD 64
+
+/* CNI */
+#define LIMIT_CNI_STDOUT_BYTES (1U << 20)
+#define LIMIT_CNI_STDERR_BYTES (64U << 10)
+#define LIMIT_CNI_DEADLINE_MS 60000
+#define LIMIT_JSON_DEPTH 32
+
+/* images */
+#define LIMIT_MANIFEST_BYTES (4U << 20)
+#define LIMIT_IMAGE_CONFIG_BYTES (4U << 20)
+#define LIMIT_IMAGE_LAYERS 256
+#define LIMIT_LAYER_UNPACKED_BYTES (16ULL << 30)
+#define LIMIT_LAYER_ENTRIES 2000000
+#define LIMIT_REFERENCE_BYTES 4096
+
+/* logs */
+#define LIMIT_LOG_CHUNK_BYTES (16U << 10)
+
+/* records */
+#define LIMIT_RECORD_BYTES (4U << 20)
+#define LIMIT_PODS 1000
+#define LIMIT_CONTAINERS 4000
