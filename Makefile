@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 B := build
 MESON := /usr/bin/meson
 
-.PHONY: all build host agent asan clang check check-fast test demo bench lint format fuzz clean deps help
+.PHONY: FORCE guest all build host agent asan clang check check-fast test demo bench lint format fuzz clean deps help
 
 all: build
 
@@ -19,6 +19,18 @@ help:
 #: make format     clang-format over the tree
 
 build: host agent
+
+# the guest: stock kernel and initramfs
+guest: $(B)/guest/vmlinux $(B)/guest/initramfs.cpio
+$(B)/kernels/cloud/release:
+	@lab/fetch-kernels
+$(B)/guest/vmlinux: $(B)/kernels/cloud/release | host
+	@$(B)/host/guest/extract-vmlinux $(B)/kernels/cloud/boot/vmlinuz-$$(cat $<) $@
+AGENT := $(B)/agent/src/agent/nexus-agent
+$(B)/guest/initramfs.cpio: $(B)/kernels/cloud/release guest/modules guest/initramfs.py agent FORCE
+	@[ -e $@ ] && [ $@ -nt $(AGENT) ] && [ $@ -nt guest/modules ] && [ $@ -nt guest/initramfs.py ] && [ $@ -nt $< ] || \
+	  guest/initramfs.py --kernel-dir $(B)/kernels/cloud --init $(AGENT) --modules guest/modules --out $@
+FORCE:
 
 $(B)/host/build.ninja:
 	$(MESON) setup $(B)/host >/dev/null
