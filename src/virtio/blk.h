@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A block device on a file descriptor of the host: raw bytes, never probed for a format. I/O is
+ * synchronous and its amount per turn of the loop bounded: meant for scratch space in the host's page
+ * cache. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct loop;
+struct virtio_device;
+
+struct virtio_blk_config {
+    int fd;             /* regular file or block device; borrowed */
+    uint64_t bytes;     /* size shown to the guest, multiple of 512, > 0 */
+    bool read_only;     /* writes are refused by the device itself */
+    bool discard;       /* DISCARD and WRITE_ZEROES punch holes (regular files) */
+    const char *serial; /* at most 20 bytes are told to the guest; NULL: none */
+};
+
+/* 0; -EINVAL: bytes; -ENOMEM. */
+int virtio_blk_new(struct loop *loop, const struct virtio_blk_config *cfg,
+                   struct virtio_device **ret);
