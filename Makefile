@@ -64,6 +64,16 @@ clang: $(B)/clang/build.ninja
 check-fast: host
 	@$(MESON) test -C $(B)/host --suite unit --suite lint --suite fuzz --no-rebuild --print-errorlogs --quiet
 
+check: host asan
+	@tests/run --quick
+
+deps:
+	@tools/install-deps
+
+test: deps
+	@$(MAKE) --no-print-directory build asan guest
+	@tests/run $(TESTS)
+
 format:
 	@/usr/bin/python3 tools/check-format --fix
 
