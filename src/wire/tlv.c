@@ -32,6 +32,18 @@ void tlv_reader_init(struct tlv_reader *r)
 {
     buf_init(&r->in, READER_MAX);
     r->done = 0;
+    r->max_value = UINT32_MAX;
+}
+
+void tlv_reader_set_max(struct tlv_reader *r, uint32_t max_value)
+{
+    r->max_value = max_value;
+}
+
+void tlv_reader_trim(struct tlv_reader *r)
+{
+    if (r->done == r->in.used)
+        tlv_reader_done(r);
 }
 
 void tlv_reader_done(struct tlv_reader *r)
@@ -63,7 +75,7 @@ int tlv_reader_next(struct tlv_reader *r, struct tlv_frame *ret)
     if (tlv_max_value(p[0]) == 0)
         return -EPROTO;
     len = be32_load(p + 1);
-    if (len > tlv_max_value(p[0]))
+    if (len > tlv_max_value(p[0]) || len > r->max_value)
         return -EMSGSIZE;
     if (have - TLV_HEADER_BYTES < len)
         return 0;

@@ -33,11 +33,16 @@ struct tlv_frame {
 /* Members are private. */
 struct tlv_reader {
     struct buf in;
-    size_t done; /* bytes of in already given out */
+    size_t done;        /* bytes of in already given out */
+    uint32_t max_value; /* longest value accepted whatever its type */
 };
 
 void tlv_reader_init(struct tlv_reader *r);
 void tlv_reader_done(struct tlv_reader *r);
+/* Lowers the longest value accepted from this peer (bytes), for all types. */
+void tlv_reader_set_max(struct tlv_reader *r, uint32_t max_value);
+/* Gives the memory back if no byte waits. Invalidates frames given out. */
+void tlv_reader_trim(struct tlv_reader *r);
 /* Appends bytes that came from the peer. 0; -EMSGSIZE: more than one largest frame plus a read's worth
  * is waiting (take frames out first); -ENOMEM. Invalidates frames given out. */
 int tlv_reader_feed(struct tlv_reader *r, const void *bytes, size_t len);
