@@ -35,7 +35,7 @@ FORCE:
 $(B)/host/build.ninja:
 	$(MESON) setup $(B)/host >/dev/null
 host: $(B)/host/build.ninja
-	@ninja -C $(B)/host -j$(JOBS)
+	@ninja --quiet -C $(B)/host -j$(JOBS)
 
 # musl sees no system headers: give it exactly the kernel's and protobuf-c's
 $(B)/musl-include:
@@ -49,17 +49,17 @@ $(B)/agent/build.ninja: | $(B)/musl-include
 	CC=musl-gcc $(MESON) setup $(B)/agent -Dside=guest -Dbuildtype=minsize -Db_pie=false \
 	  -Dc_args="-isystem $(abspath $(B)/musl-include)" >/dev/null
 agent: $(B)/agent/build.ninja
-	@ninja -C $(B)/agent -j$(JOBS)
+	@ninja --quiet -C $(B)/agent -j$(JOBS)
 
 $(B)/asan/build.ninja:
 	$(MESON) setup $(B)/asan -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
 asan: $(B)/asan/build.ninja
-	@ninja -C $(B)/asan -j$(JOBS)
+	@ninja --quiet -C $(B)/asan -j$(JOBS)
 
 $(B)/clang/build.ninja:
 	CC=clang $(MESON) setup $(B)/clang >/dev/null
 clang: $(B)/clang/build.ninja
-	@ninja -C $(B)/clang -j$(JOBS)
+	@ninja --quiet -C $(B)/clang -j$(JOBS)
 
 check-fast: host
 	@$(MESON) test -C $(B)/host --suite unit --suite lint --suite fuzz --no-rebuild --print-errorlogs --quiet
@@ -73,6 +73,14 @@ deps:
 test: deps
 	@$(MAKE) --no-print-directory build asan guest
 	@tests/run $(TESTS)
+
+demo: deps
+	@$(MAKE) --no-print-directory build guest
+	@demo/start
+
+bench: deps
+	@$(MAKE) --no-print-directory build guest
+	@tests/bench/run $(BENCH)
 
 format:
 	@/usr/bin/python3 tools/check-format --fix
