@@ -9,7 +9,7 @@
 
 /* gRPC */
 #define LIMIT_GRPC_MESSAGE_BYTES (16U << 20)
-#define LIMIT_GRPC_STREAMS 100
+#define LIMIT_GRPC_STREAMS 256 /* per connection; kubelet has one, and a call per pod at times */
 #define LIMIT_GRPC_CONNECTIONS 64
 #define LIMIT_GRPC_HEADER_LIST_BYTES (16U << 10)
 #define LIMIT_GRPC_OUTBOUND_BYTES \
