@@ -143,8 +143,9 @@ int file_write_atomic(int dirfd, const char *name, const void *bytes, size_t len
     random_hex(tag, 8);
     (void)snprintf(tmp, sizeof(tmp), ".%s.tmp%s", name, tag);
     r = FP("file.write.open");
-    fd = r < 0 ? (errno = -r, -1)
-               : openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (r < 0)
+        return r;
+    fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return -errno;
     r = FP("file.write.data");

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/container.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "vmm/guest-stream.h"
+#include "wire/reply.h"
+#include "wire/tlv.h"
+
+bool container_id_is_valid(const char *id)
+{
+    size_t n = strlen(id);
+
+    return n >= 1 && n <= LIMIT_ID_MAX && strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == n;
+}
+
+struct container *container_new(const char *id, struct cri_log *log,
+                                const struct container_ops *ops, void *ud)
+{
+    struct container *c = xcalloc(1, sizeof(*c));
+
+    (void)snprintf(c->id, sizeof(c->id), "%s", id);
+    c->log = log;
+    c->ops = ops;
+    c->ud = ud;
+    nexus__exit_info__init(&c->exit);
+    list_init(&c->link);
+    return c;
+}
+
+void container_set_region(struct container *c, struct region *region)
+{
+    if (region)
+        region->containers++;
+    if (c->region)
+        c->region->containers--;
+    c->region = region;
+}
+
+void container_free(struct container *c)
+{
+    if (!c)
+        return;
+    list_remove(&c->link);
+    guest_stream_free(c->stream);
+    cri_log_free(c->log);
+    container_set_region(c, NULL);
+    free(c->error);
+    free(c);
+}
+
+/* The log first, then the state: whoever sees EXITED finds the log complete. */
+static void set_exited(struct container *c, int32_t code, uint32_t signal, bool oom_killed)
+{
+    uint64_t now = clock_real_ns();
+
+    guest_stream_free(TAKE(c->stream));
+    cri_log_end(c->log, CRI_STDOUT);
+    cri_log_end(c->log, CRI_STDERR);
+    c->log_dropped = cri_log_dropped(c->log);
+    cri_log_free(TAKE(c->log));
+    c->finished_at_ns =
+        now > c->started_at_ns ? now : c->started_at_ns; /* the clock may step back */
+    c->exit.code = code;
+    c->exit.signal = signal;
+    c->exit.oom_killed = oom_killed;
+    c->state = CONTAINER_EXITED;
+}
+
+static void on_started(void *ud, uint32_t pid)
+{
+    struct container *c = ud;
+
+    c->pid = pid;
+    c->started_at_ns = clock_real_ns();
+    c->state = CONTAINER_RUNNING;
+    c->ops->on_running(c->ud, c);
+}
+
+static bool on_output(void *ud, uint8_t type, const uint8_t *p, uint32_t n)
+{
+    struct container *c = ud;
+    enum cri_stream stream = type == TLV_STDOUT ? CRI_STDOUT : CRI_STDERR;
+
+    if (n)
+        cri_log_write(c->log, stream, p, n);
+    else
+        cri_log_end(c->log, stream);
+    return true;
+}
+
+static void on_exit_info(void *ud, const Nexus__ExitInfo *info)
+{
+    struct container *c = ud;
+    /* the flag of the guest may be read too late there, the event tells it as well */
+    bool oom = info->oom_killed || (c->oom_seen && info->code == CONTAINER_CODE_KILLED);
+
+    set_exited(c, info->code, info->signal, oom);
+    c->ops->on_exited(c->ud, c);
+}
+
+static void fail_start(struct container *c, int r, const struct error *err)
+{
+    free(c->error);
+    c->error = str_dup(error_text(err, r));
+    set_exited(c, CONTAINER_CODE_START_FAILED, 0, false);
+    c->ops->on_start_failed(c->ud, c, r, err);
+}
+
+static void on_error(void *ud, const Nexus__StreamError *m)
+{
+    struct container *c = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = reply_to_error(m->reply, &err);
+
+    if (c->state == CONTAINER_STARTING) {
+        fail_start(c, r, err);
+        return;
+    }
+    log_warning("container %s: the agent gave up on it: %s", c->id, error_text(err, r));
+    set_exited(c, CONTAINER_CODE_LOST, 0, false);
+    c->ops->on_exited(c->ud, c);
+}
+
+static void on_lost(void *ud, int r)
+{
+    struct container *c = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+
+    if (c->state == CONTAINER_STARTING && r == -ETIMEDOUT) {
+        r = error_set(&err, r, "in guest: the container did not start in time");
+        fail_start(c, r, err);
+    } else {
+        guest_stream_free(TAKE(c->stream)); /* the end of the VM, or the agent's, tells the rest */
+        c->ops->on_lost(c->ud, c);
+    }
+}
+
+static void on_violation(void *ud, const char *what)
+{
+    struct container *c = ud;
+
+    guest_stream_free(TAKE(c->stream));
+    c->ops->on_violation(c->ud, c, what);
+}
+
+static const struct guest_stream_ops stream_ops = {
+    .on_started = on_started,
+    .on_output = on_output,
+    .on_exit = on_exit_info,
+    .on_error = on_error,
+    .on_lost = on_lost,
+    .on_violation = on_violation,
+};
+
+int container_start(struct container *c, struct loop *loop, const struct transport *transport,
+                    uint32_t start_ms)
+{
+    Nexus__StreamOpen open = NEXUS__STREAM_OPEN__INIT;
+    Nexus__StartSpec start = NEXUS__START_SPEC__INIT;
+    int r;
+
+    start.container_id = c->id;
+    open.kind_case = NEXUS__STREAM_OPEN__KIND_START;
+    open.start = &start;
+    r = guest_stream_new(loop, transport, &open, start_ms, &stream_ops, c, &c->stream);
+    if (r == 0)
+        c->state = CONTAINER_STARTING;
+    return r;
+}
+
+void container_force_exit(struct container *c, int32_t code, bool oom_killed)
+{
+    if (c->state == CONTAINER_STARTING || c->state == CONTAINER_RUNNING)
+        set_exited(c, code, code == CONTAINER_CODE_KILLED ? 9 : 0, oom_killed);
+}
+
+void container_describe(struct container *c, Nexus__ContainerState *m)
+{
+    nexus__container_state__init(m);
+    m->id = c->id;
+    m->pid = c->pid;
+    m->started_at_ns = c->started_at_ns;
+    m->finished_at_ns = c->finished_at_ns;
+    m->log_dropped_bytes = c->log ? cri_log_dropped(c->log) : c->log_dropped;
+    switch (c->state) {
+    case CONTAINER_CREATING:
+    case CONTAINER_CREATED:
+    case CONTAINER_STARTING:
+    default:
+        m->state = NEXUS__CONTAINER_STATE__STATE__CREATED;
+        break;
+    case CONTAINER_RUNNING:
+        m->state = NEXUS__CONTAINER_STATE__STATE__RUNNING;
+        break;
+    case CONTAINER_EXITED:
+        m->state = NEXUS__CONTAINER_STATE__STATE__EXITED;
+        m->exit = &c->exit;
+        if (c->error)
+            m->error = c->error;
+        break;
+    }
+}

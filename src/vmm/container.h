@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One container as the host knows it: state, times, exit, log, and its start stream, over which output
+ * flows into the log. Knows no control connection and no agent request; what happens is told through
+ * container_ops. EXITED is entered only when all output is in the log. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/limit.h"
+#include "base/list.h"
+#include "gen/msg/nexus.pb-c.h"
+#include "vmm/control.h"
+#include "vmm/cri-log.h"
+#include "vmm/transport.h"
+
+struct loop;
+struct guest_stream;
+
+enum container_state {
+    CONTAINER_CREATING, /* the agent was asked; answered → CREATED, refused → freed */
+    CONTAINER_CREATED,  /* container_start → STARTING */
+    CONTAINER_STARTING, /* the stream is open; StreamStarted → RUNNING, ERROR → EXITED */
+    CONTAINER_RUNNING,  /* EXIT frame or the end of the VM → EXITED */
+    CONTAINER_EXITED,   /* final; kept until it is removed */
+};
+
+#define CONTAINER_CODE_START_FAILED 128
+#define CONTAINER_CODE_LOST 255 /* the VM ended under it */
+#define CONTAINER_CODE_KILLED 137
+
+/* A region the machine has added; containers hold it by count. */
+struct region {
+    struct list link;
+    char *key;
+    uint64_t gpa, bytes;
+    uint32_t containers;
+    bool releasing; /* the agent was asked to let go */
+};
+
+struct container {
+    struct list link;
+    uint64_t serial; /* never used twice: tells a container from a later one of the same id */
+    char id[LIMIT_ID_MAX + 1];
+    enum container_state state;
+    struct region *region;       /* counted; NULL: none */
+    struct cri_log *log;         /* NULL once EXITED */
+    uint64_t log_dropped;        /* of a finished log */
+    struct guest_stream *stream; /* while STARTING and RUNNING */
+    uint32_t pid;                /* in the guest */
+    uint64_t started_at_ns, finished_at_ns;
+    Nexus__ExitInfo exit; /* while EXITED */
+    bool oom_seen;
+    char *error;                            /* why the start failed; printable */
+    struct control_caller creator, starter; /* who waits for the answer */
+    const struct container_ops *ops;
+    void *ud;
+};
+
+/* None of them frees the container from within, except on_failed … on_violation's caller afterwards. */
+struct container_ops {
+    void (*on_running)(void *ud, struct container *c);
+    /* The start failed: c is EXITED; err has the guest's text. */
+    void (*on_start_failed)(void *ud, struct container *c, int r, const struct error *err);
+    /* It ran and is EXITED now. */
+    void (*on_exited)(void *ud, struct container *c);
+    /* Its stream ended without an exit code, the VM still runs as far as known. */
+    void (*on_lost)(void *ud, struct container *c);
+    void (*on_violation)(void *ud, struct container *c, const char *what);
+};
+
+/* id: valid, see container_id_is_valid. log: owned from now on. */
+struct container *container_new(const char *id, struct cri_log *log,
+                                const struct container_ops *ops, void *ud);
+/* Closes the stream, gives the region back. */
+void container_free(struct container *c);
+/* 1–64 of [a-z0-9-]. */
+bool container_id_is_valid(const char *id);
+
+void container_set_region(struct container *c, struct region *region);
+/* CREATED → STARTING. 0: on_running or on_start_failed follows; errno: still CREATED. */
+int container_start(struct container *c, struct loop *loop, const struct transport *transport,
+                    uint32_t start_ms);
+/* RUNNING or STARTING → EXITED without the guest's word; the log is completed. No callback. */
+void container_force_exit(struct container *c, int32_t code, bool oom_killed);
+/* Fills a message; strings and the exit are borrowed from c. */
+void container_describe(struct container *c, Nexus__ContainerState *m);

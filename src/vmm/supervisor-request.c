@@ -1,0 +1,630 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What nexusd asks for, one handler per message. A handler answers at once (answer), or hands the caller
+ * to a pending request of the agent, whose end answers. Nothing here waits. */
+#include <string.h>
+
+#include "base/log.h"
+#include "base/str.h"
+#include "vmm/stream.h"
+#include "vmm/supervisor-internal.h"
+
+#define EXEC_MAX 64 /* at the same time */
+#define KEY_MAX 256
+
+/* The agent was asked something for a caller. */
+struct pending {
+    struct supervisor *sup;
+    struct control_caller who;
+    uint64_t serial; /* of the container, 0: none */
+    char *key;       /* of the region, NULL: none */
+};
+
+static struct pending *pending_new(struct supervisor *sup, struct control_caller who)
+{
+    struct pending *p = xcalloc(1, sizeof(*p));
+
+    p->sup = sup;
+    p->who = who;
+    return p;
+}
+
+static void pending_free(struct pending *p)
+{
+    free(p->key);
+    free(p);
+}
+DEFINE_CLEANUP(struct pending *, pending_free);
+
+static void answer(struct supervisor *sup, struct control_caller who, int r,
+                   const struct error *err)
+{
+    control_reply(sup->control, who, r, err);
+}
+
+/* Sends m for p, which passes to fn. A failure is set in *err, p is freed. */
+static int ask(struct supervisor *sup, Nexus__AgentMessage *m, uint32_t timeout_ms,
+               agent_reply_fn fn, struct pending *p, struct error **err)
+{
+    int r = agent_link_request(sup->agent, m, timeout_ms, fn, p);
+
+    if (r < 0) {
+        pending_free(p);
+        return error_set(err, r,
+                         r == -EMSGSIZE ? "the request is too large for the guest"
+                                        : "cannot ask the guest agent");
+    }
+    return 0;
+}
+
+static void on_plain_reply(void *ud, int r, const struct error *err)
+{
+    _cleanup_(pending_freep) struct pending *p = ud;
+
+    answer(p->sup, p->who, r, err);
+}
+
+static int need_container(struct supervisor *sup, const char *id, struct container **ret,
+                          struct error **err)
+{
+    *ret = supervisor_container(sup, id);
+    if (!*ret)
+        return error_set(err, -ENOENT, "there is no container %.64s in this pod", id);
+    return 0;
+}
+
+/* ---- sandbox */
+
+static void on_configured(void *ud, int r, const struct error *err)
+{
+    _cleanup_(pending_freep) struct pending *p = ud;
+
+    if (r == 0)
+        p->sup->configured = true;
+    answer(p->sup, p->who, r, err);
+}
+
+static int do_configure(struct supervisor *sup, struct control_caller who,
+                        Nexus__SandboxConfig *config, struct error **err)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    int r = supervisor_check_guest(sup, err);
+
+    if (r < 0)
+        return r;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_CONFIGURE;
+    m.configure = config;
+    return ask(sup, &m, sup->times.request_ms, on_configured, pending_new(sup, who), err);
+}
+
+/* ---- regions */
+
+static int do_add_region(struct supervisor *sup, struct control_caller who,
+                         const Nexus__AddRegion *add, const int *fds, size_t n_fds,
+                         struct error **err)
+{
+    struct region *region = supervisor_region(sup, add->key);
+    uint64_t gpa = 0, bytes = 0;
+    int r;
+
+    if (add->key[0] == '\0' || strlen(add->key) > KEY_MAX)
+        return error_set(err, -EINVAL, "a region key has 1 to %d bytes", KEY_MAX);
+    if (region && region->releasing)
+        return error_set(err, -EAGAIN, "region %s is being removed", add->key);
+    if (region) {
+        answer(sup, who, 0, NULL);
+        return 0;
+    }
+    if (n_fds == 0 || n_fds != add->n_segment_bytes)
+        return error_set(err, -EINVAL, "region %s: %zu files for %zu segments", add->key, n_fds,
+                         add->n_segment_bytes);
+    if (sup->phase == NEXUS__VMM_STATE__PHASE__ENDED)
+        return supervisor_check_guest(sup, err);
+    if (sup->n_regions >= LIMIT_REGIONS)
+        return error_set(err, -ENOSPC, "the VM has %d regions already", LIMIT_REGIONS);
+    r = sup->ops->add_region(sup->ud, add->key, fds, add->segment_bytes, n_fds, &gpa, &bytes);
+    if (r < 0)
+        return error_set(err, r, "cannot add region %s to the VM", add->key);
+    region = xcalloc(1, sizeof(*region));
+    region->key = str_dup(add->key);
+    region->gpa = gpa;
+    region->bytes = bytes;
+    list_append(&sup->regions, &region->link);
+    sup->n_regions++;
+    answer(sup, who, 0, NULL);
+    return 0;
+}
+
+static int drop_region(struct supervisor *sup, struct region *region, struct error **err)
+{
+    int r = sup->ops->remove_region(sup->ud, region->gpa);
+
+    if (r < 0)
+        return error_set(err, r, "cannot remove region %s from the VM", region->key);
+    supervisor_drop_region(sup, region);
+    return 0;
+}
+
+static void on_released(void *ud, int r, const struct error *err)
+{
+    _cleanup_(pending_freep) struct pending *p = ud;
+    _cleanup_(error_freep) struct error *own = NULL;
+    struct region *region = supervisor_region(p->sup, p->key);
+
+    if (!region) {
+        answer(p->sup, p->who, 0, NULL);
+        return;
+    }
+    region->releasing = false;
+    /* a guest that is gone holds nothing */
+    if (r == 0 || p->sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
+        r = drop_region(p->sup, region, &own);
+        err = own;
+    }
+    answer(p->sup, p->who, r, err);
+}
+
+static int do_remove_region(struct supervisor *sup, struct control_caller who, const char *key,
+                            struct error **err)
+{
+    struct region *region = supervisor_region(sup, key);
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__ReleaseRegion release = NEXUS__RELEASE_REGION__INIT;
+    struct pending *p;
+    int r;
+
+    if (region && region->containers)
+        return error_set(err, -EBUSY, "region %s is used by %u containers", region->key,
+                         region->containers);
+    if (region && region->releasing)
+        return error_set(err, -EAGAIN, "region %s is being removed", region->key);
+    if (!region || sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
+        r = region ? drop_region(sup, region, err) : 0;
+        if (r == 0)
+            answer(sup, who, 0, NULL);
+        return r;
+    }
+    r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    p = pending_new(sup, who);
+    p->key = str_dup(region->key);
+    release.gpa = region->gpa;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION;
+    m.release_region = &release;
+    r = ask(sup, &m, sup->times.request_ms, on_released, p, err);
+    if (r == 0)
+        region->releasing = true;
+    return r;
+}
+
+/* ---- containers */
+
+static void forget_in_guest(struct supervisor *sup, const char *id);
+
+static void on_created(void *ud, int r, const struct error *err)
+{
+    _cleanup_(pending_freep) struct pending *p = ud;
+    struct container *c = supervisor_container_by_serial(p->sup, p->serial);
+
+    if (!c) /* removed meanwhile, or the VM ended: its caller has been told */
+        return;
+    answer(p->sup, c->creator, r, err);
+    if (r == 0) {
+        c->state = CONTAINER_CREATED;
+        log_info("container %s created", c->id);
+        return;
+    }
+    if (r == -ETIMEDOUT) /* it may come to exist after all */
+        forget_in_guest(p->sup, c->id);
+    supervisor_drop_container(p->sup, c);
+}
+
+/* A caller that was lost comes back with the same request: it gets the answer of the first. */
+static int join_create(struct container *c, struct control_caller who, int log_fd,
+                       struct error **err)
+{
+    int r;
+
+    if (c->state != CONTAINER_CREATING)
+        return error_set(err, -EEXIST, "container %s exists already", c->id);
+    if (c->creator.connection == who.connection)
+        return error_set(err, -EAGAIN, "container %s is being created", c->id);
+    if (log_fd >= 0) {
+        r = cri_log_reopen(c->log, log_fd);
+        if (r < 0)
+            return error_set(err, r, "container %s: the log is no writable regular file", c->id);
+    }
+    c->creator = who;
+    return 0;
+}
+
+static int check_create(struct supervisor *sup, const Nexus__CreateContainer *create, size_t n_fds,
+                        struct region **ret_region, struct error **err)
+{
+    const Nexus__ContainerSpec *spec = create->spec;
+    int r = supervisor_check_guest(sup, err);
+
+    if (r < 0)
+        return r;
+    if (!spec || !spec->process || !container_id_is_valid(spec->id))
+        return error_set(err, -EINVAL, "a container needs a process and an id of 1 to %d [a-z0-9-]",
+                         LIMIT_ID_MAX);
+    if (n_fds > 1)
+        return error_set(err, -EINVAL, "container %s: more than one log file", spec->id);
+    if (!sup->configured)
+        return error_set(err, -EBUSY, "the pod has no sandbox settings yet");
+    *ret_region = supervisor_region(sup, create->rootfs_region);
+    if (!*ret_region || (*ret_region)->releasing)
+        return error_set_class(err, ERROR_PRECONDITION, -ENOENT,
+                               "container %s: region %.256s was not added", spec->id,
+                               create->rootfs_region);
+    return 0;
+}
+
+static int new_container(struct supervisor *sup, const char *id, int *log_fd,
+                         struct container **ret, struct error **err)
+{
+    struct cri_log *log = NULL;
+    struct container *c;
+    int r;
+
+    if (sup->n_containers >= LIMIT_CONTAINERS_PER_POD)
+        return error_set(err, -ENOSPC, "the pod has %d containers already",
+                         LIMIT_CONTAINERS_PER_POD);
+    r = cri_log_new(log_fd ? *log_fd : -1, &log);
+    if (r < 0)
+        return error_set(err, r, "container %s: the log is no writable regular file", id);
+    if (log_fd)
+        *log_fd = -EBADF; /* the log's now */
+    c = container_new(id, log, &supervisor_container_ops, sup);
+    c->serial = ++sup->next_serial;
+    list_append(&sup->containers, &c->link);
+    sup->n_containers++;
+    *ret = c;
+    return 0;
+}
+
+static int do_create(struct supervisor *sup, struct control_caller who,
+                     const Nexus__CreateContainer *create, int *fds, size_t n_fds,
+                     struct error **err)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    struct region *region = NULL;
+    struct container *c;
+    struct pending *p;
+    int r = check_create(sup, create, n_fds, &region, err);
+
+    if (r < 0)
+        return r;
+    c = supervisor_container(sup, create->spec->id);
+    if (c) {
+        r = join_create(c, who, n_fds ? fds[0] : -1, err);
+        if (r == 0 && n_fds)
+            fds[0] = -EBADF;
+        return r;
+    }
+    r = new_container(sup, create->spec->id, n_fds ? &fds[0] : NULL, &c, err);
+    if (r < 0)
+        return r;
+    container_set_region(c, region);
+    c->creator = who;
+    create->spec->rootfs_gpa = region->gpa;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_CREATE_CONTAINER;
+    m.create_container = create->spec;
+    p = pending_new(sup, who);
+    p->serial = c->serial;
+    r = ask(sup, &m, sup->times.create_ms, on_created, p, err);
+    if (r < 0)
+        supervisor_drop_container(sup, c);
+    return r;
+}
+
+static int do_start(struct supervisor *sup, struct control_caller who, const char *id,
+                    struct error **err)
+{
+    struct container *c;
+    int r = need_container(sup, id, &c, err);
+
+    if (r < 0)
+        return r;
+    if (c->state == CONTAINER_STARTING && c->starter.connection != who.connection) {
+        c->starter = who; /* the first caller was lost */
+        return 0;
+    }
+    r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    if (c->state != CONTAINER_CREATED)
+        return error_set(err, -EBUSY, "container %s is not in the state created", c->id);
+    c->starter = who;
+    r = container_start(c, sup->loop, sup->transport, sup->times.start_ms);
+    if (r < 0)
+        return error_set(err, r, "container %s: cannot open a stream to the guest", c->id);
+    return 0;
+}
+
+static int do_signal(struct supervisor *sup, struct control_caller who,
+                     Nexus__SignalContainer *signal, struct error **err)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    struct container *c;
+    int r = need_container(sup, signal->container_id, &c, err);
+
+    if (r < 0)
+        return r;
+    if (signal->signal > 64)
+        return error_set(err, -EINVAL, "there is no signal %u", signal->signal);
+    if (c->state != CONTAINER_RUNNING && c->state != CONTAINER_STARTING)
+        return error_set(err, -EBUSY, "container %s is not running", c->id);
+    r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_SIGNAL;
+    m.signal = signal;
+    return ask(sup, &m, sup->times.request_ms, on_plain_reply, pending_new(sup, who), err);
+}
+
+/* The container leaves the table. If it ran, nexusd hears its exit first. */
+static void remove_now(struct supervisor *sup, struct container *c)
+{
+    if (c->state == CONTAINER_RUNNING || c->state == CONTAINER_STARTING) {
+        struct control_caller starter = c->starter;
+        bool starting = c->state == CONTAINER_STARTING;
+
+        container_force_exit(c, CONTAINER_CODE_KILLED, c->oom_seen);
+        if (starting) {
+            _cleanup_(error_freep) struct error *err = NULL;
+
+            answer(sup, starter, error_set(&err, -ECANCELED, "container %s was removed", c->id),
+                   err);
+        }
+        supervisor_tell_exited(sup, c);
+    }
+    log_info("container %s removed", c->id);
+    supervisor_drop_container(sup, c);
+}
+
+static void on_removed(void *ud, int r, const struct error *err)
+{
+    _cleanup_(pending_freep) struct pending *p = ud;
+    struct container *c = supervisor_container_by_serial(p->sup, p->serial);
+
+    /* gone already, or nothing left in the guest that could hold it */
+    if (!c || p->sup->phase == NEXUS__VMM_STATE__PHASE__ENDED)
+        r = 0;
+    if (c && r == 0)
+        remove_now(p->sup, c);
+    answer(p->sup, p->who, r, r < 0 ? err : NULL);
+}
+
+static int ask_remove(struct supervisor *sup, const char *id, agent_reply_fn fn, struct pending *p,
+                      struct error **err)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__RemoveContainer remove = NEXUS__REMOVE_CONTAINER__INIT;
+
+    remove.container_id = (char *)(uintptr_t)id;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_REMOVE_CONTAINER;
+    m.remove_container = &remove;
+    return ask(sup, &m, sup->times.request_ms, fn, p, err);
+}
+
+/* Best effort, nobody waits: a container the guest may have although we gave up on it. */
+static void forget_in_guest(struct supervisor *sup, const char *id)
+{
+    if (supervisor_check_guest(sup, NULL) == 0)
+        (void)ask_remove(sup, id, on_plain_reply, pending_new(sup, (struct control_caller){0}),
+                         NULL);
+}
+
+static int do_remove(struct supervisor *sup, struct control_caller who, const char *id,
+                     struct error **err)
+{
+    struct container *c = supervisor_container(sup, id);
+    struct pending *p;
+    int r;
+
+    if (!c) {
+        answer(sup, who, 0, NULL);
+        return 0;
+    }
+    if (c->state == CONTAINER_CREATING)
+        return error_set(err, -EAGAIN, "container %s is being created", c->id);
+    if (sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
+        remove_now(sup, c);
+        answer(sup, who, 0, NULL);
+        return 0;
+    }
+    r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    p = pending_new(sup, who);
+    p->serial = c->serial;
+    return ask_remove(sup, c->id, on_removed, p, err);
+}
+
+static int do_reopen(struct supervisor *sup, struct control_caller who, const char *id, int *fds,
+                     size_t n_fds, struct error **err)
+{
+    struct container *c;
+    int r = need_container(sup, id, &c, err);
+
+    if (r < 0)
+        return r;
+    if (n_fds != 1)
+        return error_set(err, -EINVAL, "container %s: a reopen needs one log file", c->id);
+    if (!c->log)
+        return error_set(err, -EBUSY, "container %s is not running", c->id);
+    r = cri_log_reopen(c->log, fds[0]);
+    if (r < 0)
+        return error_set(err, r, "container %s: the log is no writable regular file", c->id);
+    fds[0] = -EBADF;
+    answer(sup, who, 0, NULL);
+    return 0;
+}
+
+/* ---- what containers tell */
+
+static void on_running(void *ud, struct container *c)
+{
+    struct supervisor *sup = ud;
+
+    log_info("container %s started", c->id);
+    answer(sup, c->starter, 0, NULL);
+}
+
+static void on_start_failed(void *ud, struct container *c, int r, const struct error *err)
+{
+    struct supervisor *sup = ud;
+
+    answer(sup, c->starter, r, err);
+    supervisor_tell_exited(sup, c);
+}
+
+static void on_exited(void *ud, struct container *c)
+{
+    supervisor_tell_exited(ud, c);
+}
+
+static void on_lost(void *ud, struct container *c)
+{
+    supervisor_await_end(ud);
+}
+
+static void on_violation(void *ud, struct container *c, const char *what)
+{
+    supervisor_lose_agent(ud, what);
+}
+
+const struct container_ops supervisor_container_ops = {
+    .on_running = on_running,
+    .on_start_failed = on_start_failed,
+    .on_exited = on_exited,
+    .on_lost = on_lost,
+    .on_violation = on_violation,
+};
+
+/* ---- exec */
+
+static void on_stream_gone(void *ud, struct stream *stream)
+{
+    struct supervisor_stream *s = ud;
+
+    list_remove(&s->link);
+    s->sup->n_streams--;
+    stream_free(stream);
+    free(s);
+}
+
+static void on_stream_violation(void *ud, struct stream *stream, const char *what)
+{
+    struct supervisor_stream *s = ud;
+
+    supervisor_lose_agent(s->sup, what);
+}
+
+static void on_stream_lost(void *ud, struct stream *stream)
+{
+    struct supervisor_stream *s = ud;
+
+    supervisor_await_end(s->sup);
+}
+
+static const struct stream_ops stream_ops = {
+    .on_gone = on_stream_gone,
+    .on_violation = on_stream_violation,
+    .on_lost = on_stream_lost,
+};
+
+static int check_exec(struct supervisor *sup, const Nexus__ExecSpec *spec, struct error **err)
+{
+    struct container *c;
+    int r = need_container(sup, spec->container_id, &c, err);
+
+    if (r < 0)
+        return r;
+    r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    if (c->state != CONTAINER_RUNNING)
+        return error_set(err, -EBUSY, "container %s is not running", c->id);
+    if (sup->n_streams >= EXEC_MAX)
+        return error_set(err, -EMFILE, "%d execs run in the pod already", EXEC_MAX);
+    return 0;
+}
+
+void supervisor_on_exec(void *ud, int fd, struct tlv_reader *reader, const Nexus__ExecSpec *spec)
+{
+    struct supervisor *sup = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct supervisor_stream *s;
+    int r = check_exec(sup, spec, &err);
+
+    if (r < 0) {
+        stream_refuse(fd, r, err);
+        return;
+    }
+    s = xcalloc(1, sizeof(*s));
+    s->sup = sup;
+    r = stream_new(sup->loop, sup->transport, fd, reader, spec, sup->times.start_ms, &stream_ops, s,
+                   &s->stream);
+    if (r < 0) { /* the client has been told */
+        free(s);
+        return;
+    }
+    list_append(&sup->streams, &s->link);
+    sup->n_streams++;
+    sup->n_execs++;
+}
+
+/* ---- dispatch */
+
+/* A negative result is answered by the caller; otherwise the handler has answered or will. */
+static int dispatch(struct supervisor *sup, struct control_caller who,
+                    const Nexus__ControlMessage *m, int *fds, size_t n_fds, struct error **err)
+{
+    switch (m->body_case) {
+    case NEXUS__CONTROL_MESSAGE__BODY_GET_STATE:
+        supervisor_send_state(sup, who);
+        return 0;
+    case NEXUS__CONTROL_MESSAGE__BODY_CONFIGURE:
+        return do_configure(sup, who, m->configure, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION:
+        return do_add_region(sup, who, m->add_region, fds, n_fds, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION:
+        return do_remove_region(sup, who, m->remove_region->key, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER:
+        return do_create(sup, who, m->create_container, fds, n_fds, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_START_CONTAINER:
+        return do_start(sup, who, m->start_container->container_id, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_SIGNAL:
+        return do_signal(sup, who, m->signal, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_REMOVE_CONTAINER:
+        return do_remove(sup, who, m->remove_container->container_id, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_REOPEN_LOG:
+        return do_reopen(sup, who, m->reopen_log->container_id, fds, n_fds, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_SHUTDOWN:
+        supervisor_shutdown_for(sup, who, m->shutdown->grace_ms);
+        return 0;
+    case NEXUS__CONTROL_MESSAGE__BODY_HELLO:
+        return error_set(err, -EINVAL, "hello was said already");
+    case NEXUS__CONTROL_MESSAGE__BODY__NOT_SET:
+    case NEXUS__CONTROL_MESSAGE__BODY_REPLY:
+    case NEXUS__CONTROL_MESSAGE__BODY_STATE:
+    case NEXUS__CONTROL_MESSAGE__BODY_EVENT:
+    case _NEXUS__CONTROL_MESSAGE__BODY__CASE_IS_INT_SIZE:
+    default:
+        return error_set(err, -EOPNOTSUPP, "an unknown request");
+    }
+}
+
+void supervisor_on_request(void *ud, struct control_caller who, const Nexus__ControlMessage *m,
+                           int *fds, size_t n_fds)
+{
+    struct supervisor *sup = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = dispatch(sup, who, m, fds, n_fds, &err);
+
+    if (r < 0)
+        answer(sup, who, r, err);
+}
