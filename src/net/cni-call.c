@@ -85,9 +85,9 @@ static int judge_ended(const struct cni_call *c, const struct cni_outcome *o, st
     bool stuck = o->exit_code < 0 && o->signal == 0;
 
     if (o->r == -EMSGSIZE)
-        return error_set(err, -EMSGSIZE,
-                         "printed more than %u bytes and was killed: the plugin is broken%s",
-                         LIMIT_CNI_STDOUT_BYTES, said);
+        return error_set_class(err, ERROR_INTERNAL, -EMSGSIZE,
+                               "printed more than %u bytes and was killed: the plugin is broken%s",
+                               LIMIT_CNI_STDOUT_BYTES, said);
     if (o->r == -ECANCELED)
         return error_set(err, -ECANCELED, "was cancelled");
     return error_set(

@@ -218,8 +218,8 @@ static int on_addr_collect(const struct nlmsghdr *h, void *userdata)
     const struct nlattr *own = own_address(h);
     struct addr_walk *w = userdata;
 
-    if ((int)m->ifa_index != w->index || !own || w->n == NET_ADDRESSES_MAX ||
-        !length_fits(m->ifa_family, mnl_attr_get_payload_len(own)))
+    if ((int)m->ifa_index != w->index || !own || m->ifa_scope != RT_SCOPE_LINK ||
+        w->n == NET_ADDRESSES_MAX || !length_fits(m->ifa_family, mnl_attr_get_payload_len(own)))
         return MNL_CB_OK;
     w->found[w->n].family = m->ifa_family;
     w->found[w->n].prefix = m->ifa_prefixlen;
@@ -243,7 +243,7 @@ static int addr_delete(struct rtnl *nl, const struct addr_walk *w, size_t i)
     return r == -EADDRNOTAVAIL ? 0 : r; /* a secondary went with its primary */
 }
 
-int rtnl_addr_flush(struct rtnl *nl, int index)
+int rtnl_addr_flush_link_local(struct rtnl *nl, int index)
 {
     /* in rounds of what fits; a round that finds nothing is the last */
     for (int round = 0; round < 64; round++) {

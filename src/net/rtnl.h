@@ -28,8 +28,8 @@ int rtnl_link_set_mtu(struct rtnl *nl, int index, uint32_t mtu);
 /* No link-local address is generated any more (addr_gen_mode none). */
 int rtnl_link_no_autoconf(struct rtnl *nl, int index);
 
-/* Removes every address of the interface, both families. */
-int rtnl_addr_flush(struct rtnl *nl, int index);
+/* Removes the link-local addresses of the interface. */
+int rtnl_addr_flush_link_local(struct rtnl *nl, int index);
 /* Fills addresses and routes of ret; -E2BIG if there are more than fit. */
 int rtnl_addr_list(struct rtnl *nl, int index, struct net_config *ret);
 int rtnl_route_list(struct rtnl *nl, int index, struct net_config *ret);

@@ -62,26 +62,18 @@ struct redirect {
     const char *cni_if, *tap;
 };
 
-/* With IPv6 off the interface sends nothing by itself: no router solicitation, no MLD report. */
-static void disable_ipv6(const char *ifname)
-{
-    _cleanup_(freep) char *path = str_printf("/proc/sys/net/ipv6/conf/%s/disable_ipv6", ifname);
-    _cleanup_(closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    if (fd >= 0)
-        (void)write_full(fd, "1", 1);
-}
-
-/* Takes the host kernel out of the interface's traffic. */
+/* The redirect takes every frame before the namespace's own stack sees it. Without a link-local
+ * address that stack has no reason to speak by itself either (MLD, router solicitation). The
+ * addresses of the pod stay: CHECK wants them, and the bridge plugin of Debian finds by them the
+ * masquerading rules that its DEL has to remove. */
 static int silence(struct rtnl *nl, const char *ifname, int index, struct error **err)
 {
     int r;
 
-    disable_ipv6(ifname);
-    (void)rtnl_link_no_autoconf(
-        nl, index); /* where /proc/sys is not to be had; else it fails, rightly */
-    r = rtnl_addr_flush(nl, index);
-    return r < 0 ? error_set(err, r, "cannot take the addresses from %s: %s", ifname, strerror(-r))
+    (void)rtnl_link_no_autoconf(nl, index); /* fails where IPv6 is off, which is as good */
+    r = rtnl_addr_flush_link_local(nl, index);
+    return r < 0 ? error_set(err, r, "cannot take the link-local address from %s: %s", ifname,
+                             strerror(-r))
                  : 0;
 }
 
@@ -130,7 +122,7 @@ static int redirect_in_child(void *arg, struct net_task_reply *reply, struct err
     r = find_link(nl, rd->cni_if, &cni, err);
     if (r == 0)
         r = find_link(nl, rd->tap, &tap, err);
-    if (r == 0) /* first, so that no frame of the guest meets an address of the host */
+    if (r == 0)
         r = silence(nl, rd->cni_if, cni.index, err);
     if (r == 0)
         r = silence(nl, rd->tap, tap.index, err);

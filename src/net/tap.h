@@ -4,7 +4,9 @@
  *   veth of the bridge … eth0 (CNI's, in the pod's netns)  ⇄  tc ingress + mirred  ⇄  tap0 … nexus-vmm
  *
  * Order: netns_create, tap_create (its fd goes to nexus-vmm), CNI ADD, net_read_config, tap_redirect.
- * The guest takes over MAC, MTU, addresses and routes of eth0; the host kernel keeps none of them.
+ * The guest takes over MAC, MTU, addresses and routes of eth0. They stay configured on eth0 too, for
+ * CHECK and DEL of the plugins, but no frame reaches the host's stack there: it cannot answer, also
+ * when the VM is dead (mirred then drops).
  * Source: tc-mirred(8), kernel Documentation/networking/tuntap.rst. Thread: see netns.h. */
 #pragma once
 
@@ -40,12 +42,11 @@ struct net_config {
  * taken. -ENODEV, -ENOENT: the host has no /dev/net/tun (load module tun). */
 int tap_create(int netns_fd, const char *name, int *ret_fd, struct error **err);
 
-/* Couples cni_if and tap, every frame both ways, gives the TAP the MTU of cni_if, and takes all
- * addresses from both: nothing in the namespace answers in the guest's place. Repeating it is
- * harmless. -ENODEV: an interface is missing. -EOPNOTSUPP: the kernel lacks sch_ingress, cls_u32 (or
+/* Couples cni_if and tap, every frame both ways, gives the TAP the MTU of cni_if, and silences the
+ * host's stack on both. Repeating it is harmless. -ENODEV: an interface is missing. -EOPNOTSUPP: the kernel lacks sch_ingress, cls_u32 (or
  * cls_matchall) or act_mirred. */
 int tap_redirect(int netns_fd, const char *cni_if, const char *tap, struct error **err);
 
-/* Reads MAC, MTU, addresses and routes. Call it before tap_redirect, which removes the last two.
+/* Reads MAC, MTU, addresses and routes, before or after tap_redirect.
  * -ENODEV: no such interface. -E2BIG: more addresses or routes than the arrays hold. */
 int net_read_config(int netns_fd, const char *ifname, struct net_config *ret, struct error **err);
