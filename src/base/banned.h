@@ -9,7 +9,8 @@
 #include <string.h>
 #include <time.h>
 
-#pragma GCC poison strcpy strcat stpcpy strtok    /* base/str.h, base/buf.h */
+#pragma GCC poison strcpy strcat stpcpy strtok /* base/str.h, base/buf.h */
+#undef sprintf /* a macro under clang with _FORTIFY_SOURCE, and poisoning a macro is an error there */
 #pragma GCC poison sprintf vsprintf gets          /* snprintf, str_printf */
 #pragma GCC poison atoi atol atoll                /* base/numparse.h */
 #pragma GCC poison system popen                   /* argv vectors only */

@@ -43,7 +43,8 @@ struct error {
  * everything else internal. Cannot fail; without memory the text is a constant. */
 #define error_set(err, r, ...) error_set_at(err, -1, r, __FILE__, __LINE__, __VA_ARGS__)
 /* The same with the class named: the errno says too little. */
-#define error_set_class(err, cls, r, ...) error_set_at(err, cls, r, __FILE__, __LINE__, __VA_ARGS__)
+#define error_set_class(err, cls, r, ...) \
+    error_set_at(err, (int)(cls), r, __FILE__, __LINE__, __VA_ARGS__)
 int error_set_at(struct error **err, int cls, int r, const char *file, int line, const char *fmt,
                  ...) __attribute__((format(printf, 6, 7)));
 

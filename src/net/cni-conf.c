@@ -196,7 +196,6 @@ static int read_list(struct cni_network *net, json_t *doc, struct error **err)
 /* A single plugin's configuration (.conf) as the list that it stands for. Takes doc. */
 static json_t *list_from_single(json_t *doc)
 {
-    _cleanup_(json_decrefp) json_t *single = doc;
     json_t *name = json_object_get(doc, "name"), *version = json_object_get(doc, "cniVersion");
     json_t *list = json_object();
 
@@ -204,7 +203,7 @@ static json_t *list_from_single(json_t *doc)
         (void)json_object_set(list, "name", name);
     if (version)
         (void)json_object_set(list, "cniVersion", version);
-    (void)json_object_set_new(list, "plugins", json_pack("[O]", doc));
+    (void)json_object_set_new(list, "plugins", json_pack("[o]", doc));
     return list;
 }
 
