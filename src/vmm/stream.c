@@ -369,7 +369,8 @@ int stream_new(struct loop *loop, const struct transport *transport, int fd,
         _cleanup_(error_freep) struct error *err = NULL;
 
         stream_free(s);
-        stream_refuse(fd, error_set(&err, r, "cannot open a stream to the guest"), err);
+        r = error_set(&err, r, "cannot open a stream to the guest");
+        stream_refuse(fd, r, err);
         return r;
     }
     s->fd = fd;

@@ -374,9 +374,9 @@ static void remove_now(struct supervisor *sup, struct container *c)
         container_force_exit(c, CONTAINER_CODE_KILLED, c->oom_seen);
         if (starting) {
             _cleanup_(error_freep) struct error *err = NULL;
+            int r = error_set(&err, -ECANCELED, "container %s was removed", c->id);
 
-            answer(sup, starter, error_set(&err, -ECANCELED, "container %s was removed", c->id),
-                   err);
+            answer(sup, starter, r, err);
         }
         supervisor_tell_exited(sup, c);
     }
