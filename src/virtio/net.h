@@ -15,6 +15,8 @@ struct virtio_net_config {
     uint16_t mtu;   /* 0: not told to the guest; else 68 … 65535 */
 };
 
-/* 0; -EINVAL: mtu; errno of the TAP's ioctls; -ENOMEM. */
+/* An fd that is no TAP but keeps frames apart (a datagram socket, in tests) is served without
+ * offloads, each frame behind a virtio header of 12 bytes.
+ * 0; -EINVAL: mtu, or a TAP of the wrong kind; errno of the TAP's ioctls; -ENOMEM. */
 int virtio_net_new(struct loop *loop, const struct virtio_net_config *cfg,
                    struct virtio_device **ret);
