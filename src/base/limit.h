@@ -47,7 +47,14 @@
 #define LIMIT_IMAGE_CONFIG_BYTES (4U << 20)
 #define LIMIT_IMAGE_LAYERS 256
 #define LIMIT_LAYER_UNPACKED_BYTES (16ULL << 30)
+#define LIMIT_LAYER_RATIO 200 /* unpacked to compressed, once 64 MiB are out */
 #define LIMIT_LAYER_ENTRIES 2000000
+#define LIMIT_LAYER_SPARSE_SEGMENTS 4096    /* of one file */
+#define LIMIT_IMAGE_TREE_BYTES (384U << 20) /* memory of a merged tree */
+#define LIMIT_PULL_TRIES 5
+#define LIMIT_PULL_RETRY_AFTER_S 60
+#define LIMIT_PULL_REDIRECTS 5
+#define LIMIT_PULL_TOKEN_BYTES (64U << 10)
 #define LIMIT_REFERENCE_BYTES 4096
 
 /* logs */

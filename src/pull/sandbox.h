@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What nexus-pull gives up before it reads its first byte from a registry: dumps, new privileges, every
+ * capability, the file system but for its directory and what TLS and DNS read, most system calls, and
+ * memory and descriptors beyond what a pull needs. It ends with its parent. */
+#pragma once
+
+#include "base/error.h"
+
+#define SANDBOX_MEMORY_BYTES (1536ULL << 20) /* address space */
+
+/* dir_fd: the one directory written below. layout_fd: one read below, or -EBADF. Fences that the kernel
+ * does not have (Landlock before 5.13) are left out; one that it refuses is an error. */
+int sandbox_enter(int dir_fd, int layout_fd, struct error **err);
