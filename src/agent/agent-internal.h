@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the agent's own files share: the one struct agent and where its parts live. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/list.h"
+#include "event/loop.h"
+#include "gen/msg/nexus.pb-c.h"
+
+struct control;
+struct shutdown;
+
+struct settings {
+    bool guest;             /* PID 1 of a guest; false: a test under namespaces, unix sockets */
+    const char *run_dir;    /* state: sandbox files, containers, regions, scratch */
+    const char *cgroup_dir; /* where cgroup2 is mounted */
+    const char *socket_dir; /* not guest: agent_1024, agent_1025, region-<gpa> directories */
+};
+
+struct agent {
+    struct settings set;
+    struct loop *loop;
+    uint64_t boot_ns; /* CLOCK_BOOTTIME at the start */
+
+    struct control *control;
+    struct shutdown *shutdown; /* NULL until asked for */
+    struct list processes;     /* struct process: children of ours */
+    struct list containers;    /* struct container */
+    struct list creating;      /* struct creation: wait for their region */
+    struct list regions;       /* struct region */
+    struct list releases;      /* struct release: regions on their way out */
+    struct list streams;       /* struct stream */
+    struct list watches;       /* struct watch */
+    struct list dying_cgroups; /* struct cgroup_reaper */
+    struct list waiters;       /* struct uevent_waiter */
+    unsigned n_containers, n_creating, n_streams;
+
+    struct loop_source *signal_source, *reap_again, *watch_source, *uevent_source, *listen_source;
+    int signal_fd, watch_fd, uevent_fd, listen_fd;
+    int null_fd;    /* /dev/null, read and write */
+    int self_pidns; /* the agent's own PID namespace, to come back to */
+    int pod_cgroup; /* directory of the pod's cgroup, above the containers' */
+    bool scratch_ready;
+    bool sandbox_ready; /* resolv.conf, hosts and shm are there */
+};
+
+/* "<run_dir>/<rest>" in memory of the caller. */
+char *agent_path(const struct agent *a, const char *rest);

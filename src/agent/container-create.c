@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Creation of containers: checks, then waits for the image's region, which is hot-added meanwhile. */
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/container-files.h"
+#include "agent/control.h"
+#include "agent/uevent-monitor.h"
+#include "base/limit.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "wire/message.h"
+
+#define REGION_WAIT_MS 15000
+
+struct creation {
+    struct list link;
+    struct agent *agent;
+    Nexus__ContainerSpec *spec; /* owned */
+    uint64_t request;
+    struct uevent_waiter waiter;
+    struct loop_source *timer;
+};
+
+static void creation_end(struct creation *c, int r, const struct error *err)
+{
+    control_reply(c->agent, c->request, r, err);
+    uevent_wait_no_more(&c->waiter);
+    loop_remove(c->timer);
+    list_remove(&c->link);
+    c->agent->n_creating--;
+    if (c->spec)
+        message_free(&c->spec->base);
+    free(c);
+}
+
+static struct creation *creation_find(struct agent *a, const char *id)
+{
+    struct creation *c;
+
+    list_foreach (c, &a->creating, link)
+        if (strcmp(c->spec->id, id) == 0)
+            return c;
+    return NULL;
+}
+
+void creation_cancel(struct agent *a, const char *id)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct creation *c = creation_find(a, id);
+
+    if (!c)
+        return;
+    int r = error_set(&err, -ECANCELED, "container %s was removed", id);
+    creation_end(c, r, err);
+}
+
+/* Everything but the region. */
+static int build(struct creation *c, struct region *region, struct error **err)
+{
+    struct container *k = xcalloc(1, sizeof(*k));
+    struct agent *a = c->agent;
+    int r;
+
+    k->agent = a;
+    k->state = CONTAINER_CREATED;
+    k->spec = TAKE(c->spec);
+    k->region = region;
+    k->devpts = -EBADF;
+    list_init(&k->streams);
+    list_append(&a->containers, &k->link);
+    a->n_containers++;
+    r = loop_add_defer(a->loop, container_on_finish, k, &k->finish);
+    if (r < 0)
+        r = error_set(err, r, "container");
+    if (r == 0)
+        r = container_files_make(k, err);
+    if (r == 0)
+        r = container_prepare(k, err);
+    if (r < 0) {
+        r = error_prefix(err, r, "container %s", k->spec->id);
+        if (k->cgroup)
+            cgroup_reap(a, TAKE(k->cgroup), NULL, NULL);
+        container_forget(k);
+        return r;
+    }
+    log_info("container %s: created", k->spec->id);
+    return 0;
+}
+
+/* True: it was answered and c is gone. */
+static bool try_region(struct creation *c)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct region *region = NULL;
+    int r = region_get(c->agent, c->spec->rootfs_gpa, &region, &err);
+
+    if (r == -EAGAIN && !err)
+        return false;
+    if (r == 0)
+        r = build(c, region, &err);
+    creation_end(c, r, err);
+    return true;
+}
+
+static void on_device(void *userdata)
+{
+    struct creation *c = userdata;
+
+    if (!try_region(c))
+        uevent_wait(c->agent, &c->waiter);
+}
+
+static void on_deadline(struct loop_source *s, void *userdata)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct creation *c = userdata;
+    int r;
+
+    if (try_region(c))
+        return;
+    r = error_set(&err, -ETIMEDOUT, "container %s: no device with its image at %#llx", c->spec->id,
+                  (unsigned long long)c->spec->rootfs_gpa);
+    creation_end(c, r, err);
+}
+
+static bool id_is_valid(const char *id)
+{
+    size_t len = strlen(id);
+
+    return len > 0 && len <= LIMIT_ID_MAX &&
+           strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == len && id[0] != '-';
+}
+
+static int check(struct agent *a, const Nexus__ContainerSpec *spec, struct error **err)
+{
+    struct process_plan plan;
+    int r;
+
+    if (!id_is_valid(spec->id))
+        return error_set(err, -EINVAL, "container id \"%.80s\"", spec->id);
+    if (container_find(a, spec->id) || creation_find(a, spec->id))
+        return error_set(err, -EEXIST, "container %s exists", spec->id);
+    if (a->n_containers + a->n_creating >= LIMIT_CONTAINERS_PER_POD)
+        return error_set(err, -E2BIG, "more than %d containers", LIMIT_CONTAINERS_PER_POD);
+    if (!a->sandbox_ready)
+        return error_set_class(err, ERROR_PRECONDITION, -ENOENT, "the sandbox is not configured");
+    if (a->shutdown)
+        return error_set_class(err, ERROR_PRECONDITION, -ESHUTDOWN, "the guest is shutting down");
+    r = plan_for_container(spec, &plan, err);
+    if (r == 0)
+        plan_done(&plan);
+    return r;
+}
+
+void container_create(struct agent *a, Nexus__ContainerSpec *spec, uint64_t id)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct creation *c;
+    int r = check(a, spec, &err);
+
+    if (r < 0) {
+        control_reply(a, id, r, err);
+        message_free(&spec->base);
+        return;
+    }
+    c = xcalloc(1, sizeof(*c));
+    c->agent = a;
+    c->spec = spec;
+    c->request = id;
+    c->waiter.fn = on_device;
+    c->waiter.userdata = c;
+    list_append(&a->creating, &c->link);
+    a->n_creating++;
+    r = loop_add_timer(a->loop, on_deadline, c, &c->timer);
+    if (r < 0) {
+        creation_end(c, r, NULL);
+        return;
+    }
+    if (try_region(c))
+        return;
+    region_rescan(a);
+    if (try_region(c))
+        return;
+    uevent_wait(a, &c->waiter);
+    loop_timer_set_after_ms(c->timer, REGION_WAIT_MS);
+}

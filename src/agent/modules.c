@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "agent/early.h"
+
+bool early_parse_module(char *line, const char **ret_file, const char **ret_params)
+{
+    char *p = line + strspn(line, " \t");
+    size_t len;
+
+    p[strcspn(p, "\r\n#")] = '\0';
+    len = strcspn(p, " \t");
+    if (len == 0)
+        return false;
+    *ret_file = p;
+    *ret_params = p + len;
+    if (p[len]) {
+        p[len] = '\0';
+        *ret_params = p + len + 1 + strspn(p + len + 1, " \t");
+    }
+    return true;
+}

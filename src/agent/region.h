@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Image regions: the EROFS of a hot-added pmem device, found by its guest-physical address, mounted
+ * read-only with DAX once and shared by all containers that use it. */
+#pragma once
+
+#include "agent/agent-internal.h"
+
+struct region {
+    struct list link;
+    uint64_t gpa;
+    unsigned users; /* containers */
+    char *path;     /* owned: where it is mounted */
+};
+
+/* The mounted region at gpa with one more user. -EAGAIN: its device is not there (yet); err is not
+ * set then. */
+int region_get(struct agent *a, uint64_t gpa, struct region **ret, struct error **err);
+void region_put(struct region *r); /* NULL is allowed; stays mounted */
+/* Unmounts and takes the device from its driver, so that the host may take it away; then answers
+ * request id. A region that is not there is no error; used by containers is "precondition". */
+void region_release(struct agent *a, uint64_t gpa, uint64_t request);
+/* Offers empty virtio-mmio slots to the driver again: one that was released and filled anew is not
+ * announced by the hardware. */
+void region_rescan(struct agent *a);

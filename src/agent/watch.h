@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tells when a cgroup file (memory.events, cgroup.events) changed, through one inotify. */
+#pragma once
+
+#include "agent/agent-internal.h"
+
+struct watch {
+    struct list link;
+    struct agent *agent;
+    int wd;
+    void (*fn)(struct watch *w, void *userdata);
+    void *userdata;
+};
+
+int watch_start(struct agent *a); /* 0 or errno */
+/* Calls fn from the loop after each change of path. 0 or errno. */
+int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void *), void *userdata,
+              struct watch **ret);
+void watch_free(struct watch *w); /* NULL is allowed; also from within fn */
