@@ -420,7 +420,7 @@ static int call_result(const struct grpc_client_call *call, struct error **err)
             return error_set_class(err, ERROR_INTERNAL, -EPROTO, "the server answered HTTP %d",
                                    call->http_status);
         st = status_of_reset(call->reset_code);
-        return error_set_class(err, grpc_status_to_class(st), -grpc_status_to_errno(st),
+        return error_set_class(err, (int)grpc_status_to_class(st), -grpc_status_to_errno(st),
                                "the server ended the call without a status (HTTP/2 error %u)",
                                call->reset_code);
     }
@@ -431,7 +431,7 @@ static int call_result(const struct grpc_client_call *call, struct error **err)
                                    "the answer ends inside a message");
         return 0;
     }
-    return error_set_class(err, grpc_status_to_class(st), -grpc_status_to_errno(st), "%s",
+    return error_set_class(err, (int)grpc_status_to_class(st), -grpc_status_to_errno(st), "%s",
                            call->text && *call->text ? call->text : grpc_status_name(st));
 }
 
