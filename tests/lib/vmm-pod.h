@@ -94,11 +94,11 @@ static inline struct pod *pod_new(const char *script_text)
     struct pod *pod = xcalloc(1, sizeof(*pod));
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct supervisor_times times = {.ping_ms = 50,
-                                     .request_ms = 300,
-                                     .create_ms = 300,
-                                     .start_ms = 300,
+                                     .request_ms = 600,
+                                     .create_ms = 600,
+                                     .start_ms = 600,
                                      .lost_grace_ms = 20,
-                                     .client_hello_ms = 50};
+                                     .client_hello_ms = 300};
     struct fake_script script = {0};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
