@@ -76,7 +76,7 @@ static json_t *field_to_json(const struct record_field *f, const void *object)
 {
     const void *p = at(object, f);
 
-    switch (f->type) {
+    switch ((int)f->type) {
     case RECORD_STR:
         return *(char *const *)p ? string_to_json(*(char *const *)p) : NULL;
     case RECORD_STRV:
@@ -214,7 +214,7 @@ static int field_from_json(const struct record_field *f, const json_t *v, void *
     int64_t n = 0;
     int r = 0;
 
-    switch (f->type) {
+    switch ((int)f->type) {
     case RECORD_STR:
         r = string_from_json(v, p);
         break;
@@ -280,7 +280,7 @@ void record_clear(const struct record_desc *d, void *object)
         const struct record_field *f = &d->fields[i];
         void *p = at_mut(object, f);
 
-        switch (f->type) {
+        switch ((int)f->type) {
         case RECORD_STR:
             free(*(char **)p);
             *(char **)p = NULL;

@@ -117,8 +117,7 @@ static void call_answer(struct vmm_call *call, int r, const Nexus__VmmState *sta
         fn(userdata, r, state, err);
 }
 
-/* The connection is over: every call fails, then the owner hears of it. */
-static void client_fail(struct vmm_client *c, int r, const char *why)
+void vmm_client_abort(struct vmm_client *c, const char *why)
 {
     _cleanup_(error_freep) struct error *err = NULL;
 
@@ -128,6 +127,14 @@ static void client_fail(struct vmm_client *c, int r, const char *why)
     (void)error_set(&err, -ECONNRESET, "connection to nexus-vmm: %s", why);
     while (!c->freed && !list_is_empty(&c->calls))
         call_answer(list_first(&c->calls, struct vmm_call, node), -ECONNRESET, NULL, err);
+}
+
+/* The connection is over: every call fails, then the owner hears of it. */
+static void client_fail(struct vmm_client *c, int r, const char *why)
+{
+    if (c->closed)
+        return;
+    vmm_client_abort(c, why);
     if (!c->freed)
         c->ops->on_closed(c->userdata, r, why);
 }

@@ -35,6 +35,9 @@ int vmm_client_connect(sd_event *event, int dirfd, const char *name, unsigned he
 void vmm_client_free(struct vmm_client *c);
 DEFINE_CLEANUP(struct vmm_client *, vmm_client_free);
 
+/* Closes the connection and fails all calls with -ECONNRESET; on_closed is not called. */
+void vmm_client_abort(struct vmm_client *c, const char *why);
+
 /* Sends m (id and n_fds are set here) with fds (borrowed, duplicated). fn is called once: 0 (state
  * set if the answer is one), the peer's error, -ETIMEDOUT after deadline_ms, -ECONNRESET.
  * Negative: nothing was sent: -E2BIG too many outstanding, -EMSGSIZE, -ENOTCONN. ret may be NULL. */

@@ -149,7 +149,7 @@ static int on_frame(struct vmm_exec *x, const struct tlv_frame *f)
         x->started = f->type == TLV_MESSAGE;
         return x->started ? 1 : -EPROTO;
     }
-    switch (f->type) {
+    switch ((int)f->type) {
     case TLV_STDOUT:
         r = collect(x, &x->out, f);
         return r < 0 ? r : 1;

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plan of CreateContainer: the image's read-only region is in the VM, the agent has the container,
+ * the record says CREATED. What an undo cannot take back lives in the VM and ends with it. */
+#include <signal.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "pod/node-internal.h"
+#include "pod/signal-name.h"
+#include "pod/vmm-client.h"
+
+#define SPEC_ARENA_BYTES (8U << 20)
+
+enum create_step { CREATE_REGION, CREATE_GUEST, CREATE_COMMIT };
+
+static int connected(const struct container *c, struct error **err)
+{
+    const struct sandbox *s = c->sandbox;
+
+    if (!s->client || s->hello_pending)
+        return error_set_class(err, ERROR_UNAVAILABLE, -ENOTCONN,
+                               "nexus-vmm of sandbox %s is not connected at the moment", s->id);
+    return 0;
+}
+
+static void cancel_call(struct plan_run *run, void *object)
+{
+    struct container *c = object;
+
+    vmm_call_cancel(TAKE(c->call));
+}
+
+static void on_answer(void *userdata, int r, const Nexus__VmmState *state, const struct error *err)
+{
+    struct container *c = userdata;
+    struct error *copy = NULL;
+
+    c->call = NULL;
+    if (r < 0 && plan_is_undoing(c->plan)) { /* it ends with the VM */
+        log_warning("guest did not undo the container: %s", error_text(err, r));
+        r = 0;
+    }
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+    plan_step_done(c->plan, plan_current_step(c->plan), r < 0 ? r : 0, copy);
+}
+
+static int call(struct container *c, Nexus__ControlMessage *m, const int *fds, size_t n_fds,
+                unsigned deadline_ms, struct error **err)
+{
+    int r = vmm_client_call(c->sandbox->client, m, fds, n_fds, deadline_ms, on_answer, c, &c->call,
+                            err);
+
+    return r < 0 ? r : 1;
+}
+
+/* ---- region */
+
+static int create_region(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
+    _cleanup_(freep) int *fds = NULL;
+    _cleanup_(freep) uint64_t *bytes = NULL;
+    size_t n = 0;
+    int r = connected(c, err);
+
+    if (r < 0)
+        return r;
+    r = image_open_region(c->sandbox->node->images, c->image, &fds, &bytes, &n, err);
+    if (r < 0)
+        return error_prefix(err, r, "image %s", c->status.image_id);
+    body.key = c->status.image_id;
+    body.segment_bytes = bytes;
+    body.n_segment_bytes = n;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
+    m.add_region = &body;
+    r = call(c, &m, fds, n, REQUEST_TIMEOUT_MS, err);
+    for (size_t i = 0; i < n; i++)
+        (void)close_fd(fds[i]);
+    return r;
+}
+
+static int undo_region(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__RemoveRegion body = NEXUS__REMOVE_REGION__INIT;
+
+    if (connected(c, NULL) < 0 || c->sandbox->vm_ended || container_region_is_used(c))
+        return 0;
+    body.key = c->status.image_id;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION;
+    m.remove_region = &body;
+    return call(c, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
+}
+
+/* ---- guest */
+
+static int create_guest(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    _cleanup_(arena_freep) struct arena *a = arena_new(SPEC_ARENA_BYTES);
+    _cleanup_(closep) int log_fd = -EBADF;
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__CreateContainer body = NEXUS__CREATE_CONTAINER__INIT;
+    int r = connected(c, err);
+
+    if (r < 0)
+        return r;
+    body.spec = guest_container_spec(a, c, err);
+    if (!body.spec)
+        return -EINVAL;
+    if (c->status.log_path) {
+        r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &log_fd, err);
+        if (r < 0)
+            return r;
+    }
+    body.rootfs_region = c->status.image_id;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
+    m.create_container = &body;
+    return call(c, &m, &log_fd, log_fd >= 0, CREATE_TIMEOUT_MS, err);
+}
+
+static int undo_guest(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__RemoveContainer body = NEXUS__REMOVE_CONTAINER__INIT;
+
+    if (connected(c, NULL) < 0 || c->sandbox->vm_ended)
+        return 0;
+    body.container_id = c->id;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_CONTAINER;
+    m.remove_container = &body;
+    return call(c, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
+}
+
+static int create_commit(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    int r;
+
+    c->state = CONTAINER_CREATED;
+    r = container_save(c, false, err);
+    if (r < 0)
+        c->state = CONTAINER_CREATING;
+    return r;
+}
+
+static int undo_commit(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+
+    c->state = CONTAINER_CREATING;
+    return container_save(c, true, err);
+}
+
+static const struct plan_step create_steps[] = {
+    [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_call},
+    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_REGION), 0, 0, create_guest, undo_guest,
+                      cancel_call},
+    [CREATE_COMMIT] = {"commit", PLAN_NEEDS(CREATE_GUEST), PLAN_VOLATILE, 0, create_commit,
+                       undo_commit, NULL},
+};
+const struct plan container_create_plan = {"container.create", PLAN_UNDOABLE, create_steps,
+                                           ARRAY_SIZE(create_steps)};
+
+/* ---- the request */
+
+static struct container *find_name(struct sandbox *s, const struct container_spec *spec)
+{
+    struct container *c;
+
+    list_foreach (c, &s->containers, node)
+        if (c->spec.attempt == spec->attempt && strcmp(c->spec.name, spec->name) == 0)
+            return c;
+    return NULL;
+}
+
+static int create_again(struct container *c, const struct container_spec *spec, waiter_fn fn,
+                        void *userdata, struct waiter **ret, struct error **err)
+{
+    bool undoing = c->plan && plan_is_undoing(c->plan);
+    enum container_state state = undoing ? CONTAINER_UNDOING : c->state;
+    enum container_action action = container_on(state, CONTAINER_EV_CREATE);
+
+    if (action == CONTAINER_DO_REFUSE)
+        return error_set_class(err, ERROR_UNAVAILABLE, -EBUSY,
+                               "container %s with that name is being removed", c->id);
+    if (!record_equal(&container_spec_desc, spec, &c->spec))
+        return error_set(err, -EEXIST,
+                         "container %s (attempt %u) exists as %s with another "
+                         "configuration",
+                         spec->name, spec->attempt, c->id);
+    *ret = waiter_new(&c->create_waiters, fn, userdata);
+    if (action == CONTAINER_DO_ANSWER_CREATE)
+        waiter_complete(*ret, &c->sandbox->node->answers, 0, NULL, c->id);
+    return 0;
+}
+
+static int prepare(struct container *c, struct error **err)
+{
+    struct sandbox *s = c->sandbox;
+    const struct image *image = image_lookup(s->node->images, c->spec.image);
+    int r, signal;
+
+    if (!image)
+        return error_set(err, -ENOENT, "image %s is not there: pull it first", c->spec.image);
+    r = guest_check_mounts(&c->spec, err);
+    if (r < 0)
+        return r;
+    c->image = image_ref(s->node->images, image->id);
+    if (!c->image)
+        return error_set(err, -ENOENT, "image %s is going away: pull it again", c->spec.image);
+    c->state = CONTAINER_CREATING;
+    c->status.created_at_ns = clock_real_ns();
+    if (c->status.created_at_ns <= s->status.created_at_ns)
+        c->status.created_at_ns = s->status.created_at_ns + 1;
+    c->status.image_id = str_dup(image->id);
+    c->status.image_ref = str_dup(image->id);
+    signal = c->spec.stop_signal;
+    if (!signal && image->process.stop_signal && image->process.stop_signal[0])
+        signal = signal_parse(image->process.stop_signal);
+    c->status.stop_signal = signal > 0 ? signal : SIGTERM; /* a bad one of the image: the default */
+    if (s->spec.log_directory && c->spec.log_path)
+        c->status.log_path = str_printf("%s/%s", s->spec.log_directory, c->spec.log_path);
+    return 0;
+}
+
+static int create(struct node *n, const char *sandbox_id, struct container_spec *spec, waiter_fn fn,
+                  void *userdata, struct waiter **ret, struct error **err)
+{
+    struct sandbox *s = NULL;
+    struct container *c;
+    char id[LIMIT_ID_MAX + 1];
+    size_t count = 0;
+    int r = node_find_sandbox(n, sandbox_id, &s, err);
+
+    if (r < 0)
+        return r;
+    if (sandbox_on(s->state, SANDBOX_EV_USE) != SANDBOX_DO_ALLOW)
+        return error_set_class(err, ERROR_PRECONDITION, -ESTALE,
+                               "cannot create a container: sandbox %s is not ready", s->id);
+    c = find_name(s, spec);
+    if (c)
+        return create_again(c, spec, fn, userdata, ret, err);
+    list_foreach (c, &s->containers, node)
+        count++;
+    if (count >= LIMIT_CONTAINERS_PER_POD || hashmap_count(&n->containers) >= LIMIT_CONTAINERS)
+        return error_set(err, -EDQUOT, "too many containers: %zu in the pod, %zu on the node",
+                         count, hashmap_count(&n->containers));
+    random_hex(id, LIMIT_ID_MAX);
+    c = container_new(s, id);
+    c->spec = *spec;
+    memset(spec, 0, sizeof(*spec));
+    r = prepare(c, err);
+    if (r >= 0) {
+        r = plan_run_new(&container_create_plan, &container_plan_ops, c, n->event, &c->plan);
+        if (r < 0)
+            (void)error_set(err, r, "cannot create a container: %s", strerror(-r));
+    }
+    if (r < 0) {
+        container_free(c);
+        return r;
+    }
+    *ret = waiter_new(&c->create_waiters, fn, userdata);
+    plan_run_start(c->plan);
+    return 0;
+}
+
+int node_create_container(struct node *n, const char *sandbox_id, struct container_spec *spec,
+                          waiter_fn fn, void *userdata, struct waiter **ret, struct error **err)
+{
+    int r = create(n, sandbox_id, spec, fn, userdata, ret, err);
+
+    container_spec_clear(spec);
+    return r;
+}

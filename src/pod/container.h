@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A container of a sandbox. Readable by cri; changed only by the operations of node.h. */
+#pragma once
+
+#include "pod/sandbox.h"
+
+struct image;
+
+enum container_cri_state { /* CRI's numbers */
+                           CONTAINER_CRI_CREATED = 0,
+                           CONTAINER_CRI_RUNNING = 1,
+                           CONTAINER_CRI_EXITED = 2,
+                           CONTAINER_CRI_UNKNOWN = 3,
+};
+
+/* What is observed and has to survive us, described by a table in container.c. */
+struct container_status {
+    uint64_t created_at_ns, started_at_ns, finished_at_ns; /* CLOCK_REALTIME; 0: not yet */
+    int32_t exit_code;
+    uint32_t exit_signal;
+    char *reason, *message;
+    char *image_id;      /* Image.id */
+    char *image_ref;     /* what kubelet compares with PullImage's answer: the id too */
+    char *log_path;      /* absolute; NULL: no log */
+    int32_t stop_signal; /* effective: the container's, the image's, or SIGTERM */
+    bool
+        stop_signalled; /* the stop signal was sent; it is sent once however often Stop is called */
+    uint64_t stop_deadline_ns; /* CLOCK_MONOTONIC of this boot; when SIGKILL is due */
+};
+
+struct container {
+    struct sandbox *sandbox; /* borrowed */
+    struct list node;        /* in sandbox->containers */
+    char id[LIMIT_ID_MAX + 1];
+    struct container_spec spec;
+    enum container_state state;
+    struct container_status status;
+    const struct image *image; /* a counted use of it; NULL: its files are lost */
+
+    /* nothing below is written to disk, except for the plan's journal */
+    struct plan_run *plan; /* owned */
+    json_t *journal;       /* owned */
+    struct vmm_call *call; /* owned; what the open plan's step waits for */
+    sd_event_source *timer;
+    bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */
+    uint64_t stop_timeout_ms;        /* with stop_wanted */
+    struct list create_waiters, start_waiters, stop_waiters, remove_waiters;
+};
+
+bool container_is_listed(const struct container *c);
+enum container_cri_state container_cri_state(const struct container *c);

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From the model to the messages that the guest gets: sandbox settings, container specs. Everything is
+ * built in one arena; whatever does not fit is a clean error. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/str.h"
+#include "net/tap.h"
+#include "pod/capability.h"
+#include "pod/node-internal.h"
+
+#define INLINE_FILE_BYTES (64U << 10)
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#define NEW(a, type, init)                         \
+    __extension__({                                \
+        type *new_ = arena_alloc(a, sizeof(type)); \
+        if (new_)                                  \
+            init(new_);                            \
+        new_;                                      \
+    })
+
+static int no_memory(struct error **err)
+{
+    return error_set(err, -E2BIG, "the settings are too large");
+}
+
+/* ---- sandbox */
+
+static void add_line(struct buf *b, const char *key, char *const *values)
+{
+    if (!values || !*values)
+        return;
+    (void)buf_printf(b, "%s", key);
+    for (; *values; values++)
+        (void)buf_printf(b, " %s", *values);
+    (void)buf_printf(b, "\n");
+}
+
+static int resolv_conf(struct arena *a, const struct dns_spec *dns, ProtobufCBinaryData *ret,
+                       struct error **err)
+{
+    _cleanup_(buf_done) struct buf b;
+    _cleanup_(freep) char *host = NULL;
+    size_t len = 0;
+
+    buf_init(&b, INLINE_FILE_BYTES);
+    if (dns->present) {
+        add_line(&b, "search", dns->searches);
+        for (char *const *s = dns->servers; s && *s; s++)
+            (void)buf_printf(&b, "nameserver %s\n", *s);
+        add_line(&b, "options", dns->options);
+    } else if (file_read_all(AT_FDCWD, "/etc/resolv.conf", INLINE_FILE_BYTES, &host, &len) >= 0) {
+        (void)buf_append(&b, host, len); /* no DNS settings: those of the node */
+    }
+    ret->len = b.used;
+    ret->data = b.used ? arena_memdup(a, b.data, b.used) : NULL;
+    return b.used && !ret->data ? no_memory(err) : 0;
+}
+
+static Nexus__Interface *interface(struct arena *a, const struct net_config *net)
+{
+    Nexus__Interface *i = NEW(a, Nexus__Interface, nexus__interface__init);
+
+    if (!i)
+        return NULL;
+    i->name = arena_strdup(a, CNI_IFNAME);
+    i->mac = arena_strdup(a, net->mac);
+    i->mtu = net->mtu;
+    i->addresses = arena_alloc(a, (net->n_addresses + 1) * sizeof(char *));
+    i->routes = arena_alloc(a, (net->n_routes + 1) * sizeof(Nexus__Route *));
+    if (!i->name || !i->mac || !i->addresses || !i->routes)
+        return NULL;
+    for (size_t k = 0; k < net->n_addresses; k++) {
+        i->addresses[k] = arena_strdup(a, net->addresses[k]);
+        if (!i->addresses[k])
+            return NULL;
+    }
+    i->n_addresses = net->n_addresses;
+    for (size_t k = 0; k < net->n_routes; k++) {
+        Nexus__Route *r = NEW(a, Nexus__Route, nexus__route__init);
+        if (!r)
+            return NULL;
+        r->destination = arena_strdup(a, net->routes[k].destination);
+        r->gateway = arena_strdup(a, net->routes[k].gateway);
+        r->metric = net->routes[k].metric;
+        if (!r->destination || !r->gateway)
+            return NULL;
+        i->routes[k] = r;
+    }
+    i->n_routes = net->n_routes;
+    return i;
+}
+
+static int sysctls(struct arena *a, const key_value_list *l, Nexus__SandboxConfig *c)
+{
+    c->sysctls = arena_alloc(a, (l->count + 1) * sizeof(Nexus__Sysctl *));
+    for (size_t i = 0; c->sysctls && i < l->count; i++) {
+        Nexus__Sysctl *s = NEW(a, Nexus__Sysctl, nexus__sysctl__init);
+        if (!s)
+            return -ENOMEM;
+        s->name = arena_strdup(a, l->items[i].key);
+        s->value = arena_strdup(a, l->items[i].value);
+        if (!s->name || !s->value)
+            return -ENOMEM;
+        c->sysctls[c->n_sysctls++] = s;
+    }
+    return c->sysctls ? 0 : -ENOMEM;
+}
+
+/* A pod without a host name of its own is called by its name, as far as that fits. */
+static char *host_name(struct arena *a, const struct sandbox_spec *spec)
+{
+    const char *name = spec->hostname && spec->hostname[0] ? spec->hostname : spec->name;
+
+    return arena_printf(a, "%.63s", name);
+}
+
+Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox *s,
+                                           const struct net_config *net, struct error **err)
+{
+    Nexus__SandboxConfig *c = NEW(a, Nexus__SandboxConfig, nexus__sandbox_config__init);
+
+    if (!c) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    c->hostname = host_name(a, &s->spec);
+    if (resolv_conf(a, &s->spec.dns, &c->resolv_conf, err) < 0)
+        return NULL;
+    c->interfaces = arena_alloc(a, sizeof(Nexus__Interface *));
+    if (c->interfaces)
+        c->interfaces[0] = interface(a, net);
+    if (!c->hostname || !c->interfaces || !c->interfaces[0] ||
+        sysctls(a, &s->spec.sysctls, c) < 0) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    c->n_interfaces = 1;
+    return c;
+}
+
+/* ---- container: mounts as small files */
+
+static int refuse_mount(const struct mount_spec *m, const char *why, struct error **err)
+{
+    return error_set(err, -EOPNOTSUPP,
+                     "mount of %s at %s: %s; nexus-vmm shares regular files up to 64 KiB so far",
+                     m->host_path, m->container_path, why);
+}
+
+int guest_check_mounts(const struct container_spec *spec, struct error **err)
+{
+    for (size_t i = 0; i < spec->mounts.count; i++) {
+        const struct mount_spec *m = &spec->mounts.items[i];
+        struct stat st;
+
+        if (stat(m->host_path, &st) < 0)
+            return error_set_class(err, ERROR_INVALID, -errno, "mount of %s at %s: %s",
+                                   m->host_path, m->container_path, strerror(errno));
+        if (S_ISDIR(st.st_mode))
+            return refuse_mount(m, "it is a directory of the host", err);
+        if (!S_ISREG(st.st_mode))
+            return refuse_mount(m, "it is no regular file", err);
+        if (st.st_size > (off_t)INLINE_FILE_BYTES)
+            return refuse_mount(m, "it is larger than that", err);
+    }
+    return 0;
+}
+
+static int inline_file(struct arena *a, const struct mount_spec *m, Nexus__InlineFile **ret,
+                       struct error **err)
+{
+    Nexus__InlineFile *f = NEW(a, Nexus__InlineFile, nexus__inline_file__init);
+    _cleanup_(freep) char *bytes = NULL;
+    size_t len = 0;
+    struct stat st;
+    int r;
+
+    if (!f)
+        return no_memory(err);
+    r = file_read_all(AT_FDCWD, m->host_path, INLINE_FILE_BYTES, &bytes, &len);
+    if (r < 0)
+        return error_set(err, r, "mount of %s at %s: %s", m->host_path, m->container_path,
+                         strerror(-r));
+    f->path = arena_strdup(a, m->container_path);
+    f->content.len = len;
+    f->content.data = arena_memdup(a, bytes, len ? len : 1);
+    f->mode = stat(m->host_path, &st) == 0 ? st.st_mode & 0777U : 0644;
+    f->readonly = m->readonly;
+    if (!f->path || !f->content.data)
+        return no_memory(err);
+    *ret = f;
+    return 0;
+}
+
+static int files(struct arena *a, const struct container_spec *spec, Nexus__ContainerSpec *out,
+                 struct error **err)
+{
+    int r = 0;
+
+    out->files = arena_alloc(a, (spec->mounts.count + 1) * sizeof(Nexus__InlineFile *));
+    if (!out->files)
+        return no_memory(err);
+    for (size_t i = 0; r >= 0 && i < spec->mounts.count; i++)
+        r = inline_file(a, &spec->mounts.items[i], &out->files[out->n_files++], err);
+    return r;
+}
+
+/* ---- container: process */
+
+static char **copy_vector(struct arena *a, char *const *v, size_t *ret_n)
+{
+    size_t n = strv_len(v);
+    char **copy = arena_alloc(a, (n + 1) * sizeof(char *));
+
+    for (size_t i = 0; copy && i < n; i++)
+        if (!(copy[i] = arena_strdup(a, v[i])))
+            return NULL;
+    *ret_n = n;
+    return copy;
+}
+
+/* command replaces the entrypoint and drops the image's cmd; args replace cmd. */
+static int arguments(struct arena *a, const struct container_spec *spec,
+                     const struct oci_process *image, Nexus__ProcessSpec *p, struct error **err)
+{
+    char *const *first = spec->command && *spec->command ? spec->command : image->entrypoint;
+    char *const *second = spec->args && *spec->args ? spec->args : NULL;
+    size_t n1 = 0, n2 = 0;
+    char **one, **two;
+
+    if (!second && !(spec->command && *spec->command))
+        second = image->cmd;
+    one = copy_vector(a, first, &n1);
+    two = copy_vector(a, second, &n2);
+    p->args = arena_alloc(a, (n1 + n2 + 1) * sizeof(char *));
+    if (!one || !two || !p->args)
+        return no_memory(err);
+    memcpy(p->args, one, n1 * sizeof(char *));
+    memcpy(p->args + n1, two, n2 * sizeof(char *));
+    p->n_args = n1 + n2;
+    if (p->n_args == 0 || (!p->args[0][0] && p->n_args == 1))
+        return error_set_class(err, ERROR_INVALID, -EINVAL,
+                               "no command: neither the container nor its image names one");
+    return 0;
+}
+
+static bool sets_variable(const char *entry, const char *key)
+{
+    size_t n = strlen(key);
+
+    return strncmp(entry, key, n) == 0 && entry[n] == '=';
+}
+
+static int set_variable(struct arena *a, Nexus__ProcessSpec *p, const char *key, const char *value)
+{
+    char *entry = arena_printf(a, "%s=%s", key, value);
+
+    if (!entry)
+        return -ENOMEM;
+    for (size_t i = 0; i < p->n_env; i++)
+        if (sets_variable(p->env[i], key)) {
+            p->env[i] = entry;
+            return 0;
+        }
+    p->env[p->n_env++] = entry;
+    return 0;
+}
+
+static bool has_variable(const Nexus__ProcessSpec *p, const char *key)
+{
+    for (size_t i = 0; i < p->n_env; i++)
+        if (sets_variable(p->env[i], key))
+            return true;
+    return false;
+}
+
+static int environment(struct arena *a, const struct container *c, Nexus__ProcessSpec *p,
+                       struct error **err)
+{
+    const struct oci_process *image = &c->image->process;
+    char *host = host_name(a, &c->sandbox->spec);
+    size_t n = 0;
+    char **base = copy_vector(a, image->env, &n);
+    int r = 0;
+
+    p->env = arena_alloc(a, (n + c->spec.envs.count + 4) * sizeof(char *));
+    if (!base || !p->env || !host)
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++)
+        if (strchr(base[i], '='))
+            p->env[p->n_env++] = base[i];
+    if (!has_variable(p, "PATH"))
+        r = set_variable(a, p, "PATH", DEFAULT_PATH);
+    if (r >= 0)
+        r = set_variable(a, p, "HOSTNAME", host);
+    if (r >= 0 && c->spec.tty && !has_variable(p, "TERM"))
+        r = set_variable(a, p, "TERM", "xterm");
+    for (size_t i = 0; r >= 0 && i < c->spec.envs.count; i++)
+        r = set_variable(a, p, c->spec.envs.items[i].key, c->spec.envs.items[i].value);
+    return r < 0 ? no_memory(err) : 0;
+}
+
+static Nexus__User *user(struct arena *a, const struct container *c)
+{
+    const struct security_spec *s = &c->spec.security;
+    Nexus__User *u = NEW(a, Nexus__User, nexus__user__init);
+
+    if (!u)
+        return NULL;
+    u->image_user = arena_strdup(a, c->image->process.user ? c->image->process.user : "");
+    u->has_uid = s->has_user;
+    u->uid = s->user;
+    u->username = arena_strdup(a, s->username ? s->username : "");
+    u->has_gid = s->has_group;
+    u->gid = s->group;
+    u->n_supplemental_groups = s->supplemental_groups.count;
+    u->supplemental_groups = arena_memdup(a, s->supplemental_groups.items,
+                                          s->supplemental_groups.count * sizeof(uint32_t));
+    return u->image_user && u->username && (u->supplemental_groups || !u->n_supplemental_groups)
+               ? u
+               : NULL;
+}
+
+static uint64_t capability_set(char *const *names)
+{
+    uint64_t set = 0;
+
+    for (; names && *names; names++) {
+        int bit = capability_parse(*names);
+        if (strcasecmp(*names, "ALL") == 0)
+            set = capability_all();
+        else if (bit >= 0)
+            set |= 1ULL << bit;
+    }
+    return set;
+}
+
+static void capabilities(const struct security_spec *s, Nexus__ProcessSpec *p)
+{
+    uint64_t add = capability_set(s->add_capabilities);
+    uint64_t drop = capability_set(s->drop_capabilities);
+
+    p->has_capabilities = true;
+    if (s->privileged)
+        p->capabilities = capability_all();
+    else if (drop == capability_all()) /* "drop ALL, add X": X stays */
+        p->capabilities = add;
+    else
+        p->capabilities =
+            (capability_default() & ~drop) | (add == capability_all() ? add & ~drop : add);
+    p->ambient_capabilities = capability_set(s->ambient_capabilities) & p->capabilities;
+}
+
+static Nexus__ProcessSpec *process(struct arena *a, const struct container *c, struct error **err)
+{
+    const struct oci_process *image = &c->image->process;
+    Nexus__ProcessSpec *p = NEW(a, Nexus__ProcessSpec, nexus__process_spec__init);
+    const char *cwd =
+        c->spec.working_dir && c->spec.working_dir[0] ? c->spec.working_dir : image->working_dir;
+
+    if (!p) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    if (arguments(a, &c->spec, image, p, err) < 0 || environment(a, c, p, err) < 0)
+        return NULL;
+    p->cwd = arena_strdup(a, cwd && cwd[0] ? cwd : "/");
+    p->user = user(a, c);
+    p->tty = c->spec.tty;
+    p->no_new_privs = c->spec.security.no_new_privs;
+    p->oom_score_adj = (int32_t)c->spec.resources.oom_score_adj;
+    capabilities(&c->spec.security, p);
+    if (!p->cwd || !p->user) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    return p;
+}
+
+static Nexus__Resources *resources(struct arena *a, const struct resources_spec *s)
+{
+    Nexus__Resources *r = NEW(a, Nexus__Resources, nexus__resources__init);
+
+    if (!r)
+        return NULL;
+    r->memory_limit_bytes = s->memory_limit_bytes;
+    r->cpu_quota_us = s->cpu_quota_us > 0 ? s->cpu_quota_us : 0;
+    r->cpu_period_us = s->cpu_period_us;
+    r->cpu_shares = (uint64_t)s->cpu_shares;
+    r->cpuset_cpus = arena_strdup(a, s->cpuset_cpus ? s->cpuset_cpus : "");
+    r->memory_swap_limit_bytes = s->memory_swap_limit_bytes;
+    return r->cpuset_cpus ? r : NULL;
+}
+
+Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
+                                           struct error **err)
+{
+    const struct security_spec *s = &c->spec.security;
+    Nexus__ContainerSpec *out = NEW(a, Nexus__ContainerSpec, nexus__container_spec__init);
+
+    if (!out) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    out->process = process(a, c, err);
+    if (!out->process || files(a, &c->spec, out, err) < 0)
+        return NULL;
+    out->id = arena_strdup(a, c->id);
+    out->name = arena_strdup(a, c->spec.name);
+    out->readonly_rootfs = s->readonly_rootfs;
+    out->resources = resources(a, &c->spec.resources);
+    out->open_stdin = c->spec.open_stdin;
+    out->stdin_once = c->spec.stdin_once;
+    out->share_pod_pids = s->namespaces.pid == NAMESPACE_POD || s->namespaces.pid == NAMESPACE_NODE;
+    out->privileged = s->privileged;
+    out->masked_paths = copy_vector(a, s->masked_paths, &out->n_masked_paths);
+    out->readonly_paths = copy_vector(a, s->readonly_paths, &out->n_readonly_paths);
+    if (!out->id || !out->name || !out->resources || !out->masked_paths || !out->readonly_paths) {
+        (void)no_memory(err);
+        return NULL;
+    }
+    return out;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of pod share. See node.h for the whole. */
+#pragma once
+
+#include "base/hashmap.h"
+#include "cgroup/cgroup.h"
+#include "image/image-store.h"
+#include "net/cni.h"
+#include "pod/node.h"
+#include "store/store.h"
+
+#define CNI_IFNAME "eth0"
+#define TAP_NAME "tap0"
+#define HELLO_TIMEOUT_MS 10000   /* nexus-vmm's own answer, no guest involved */
+#define REQUEST_TIMEOUT_MS 35000 /* an answer that needs the guest; nexus-vmm gives it 30 s */
+#define CREATE_TIMEOUT_MS 65000  /* the same for creating a container: 60 s */
+#define EXIT_TIMEOUT_MS 10000    /* from SIGKILL to the end of a process */
+
+struct node {
+    sd_event *event; /* owned reference */
+    struct node_config config;
+    struct image_store *images;                    /* borrowed */
+    struct store *sandbox_store, *container_store; /* owned */
+    struct cgroup_fs *cgroups;                     /* owned */
+    int vmm_dirfd, scratch_dirfd;                  /* owned */
+    char boot_id[BOOT_ID_SIZE];
+    struct hashmap sandboxes;  /* id → struct sandbox, owned */
+    struct list order;         /* the same sandboxes, oldest first */
+    struct hashmap names;      /* "name\nnamespace\nuid\nattempt" → struct sandbox, borrowed */
+    struct hashmap containers; /* id → struct container, borrowed from the sandboxes */
+    struct waiter_queue answers;
+    bool loaded, ready;
+    void (*on_ready)(void *userdata);
+    void *on_ready_userdata;
+    sd_event_source *recovery_timer; /* owned; serves even if a plan is stuck */
+    char **strangers;                /* owned; ids of sandboxes whose records are damaged */
+    unsigned adopting;               /* sandboxes whose VM has not answered yet */
+};
+
+/* sandbox.c */
+struct sandbox *sandbox_new(struct node *n, const char *id); /* in the node's map, not in names */
+void sandbox_free(struct sandbox *s); /* out of the maps; its record and its VM stay as they are */
+DEFINE_CLEANUP(struct sandbox *, sandbox_free);
+int sandbox_save(struct sandbox *s, bool owed, struct error **err);
+/* From a record; s->journal is the open plan's. */
+int sandbox_load(struct node *n, const char *id, const json_t *doc, struct sandbox **ret,
+                 struct error **err);
+char *sandbox_name_key(const struct sandbox_spec *spec); /* caller frees */
+void sandbox_vm_gone(struct sandbox *s, const char *reason, const char *message, bool oom);
+void sandbox_begin_stop(struct sandbox *s);
+void sandbox_begin_remove(struct sandbox *s);
+void sandbox_set_reason(struct sandbox *s, const char *reason, const char *message);
+/* Puts it in its place in the list, by created_at_ns. */
+void node_order_sandbox(struct node *n, struct sandbox *s);
+/* A plan of it reached its end: recovery may be waiting for that. */
+void node_check_ready(struct node *n);
+extern const struct plan sandbox_run_plan, sandbox_stop_plan, sandbox_remove_plan;
+extern const struct plan_ops sandbox_plan_ops;
+
+/* sandbox-run.c */
+int sandbox_prepare_run(struct sandbox *s, struct error **err);
+/* sandbox-release.c: undo of the run plan and steps of the stop plan are the same functions */
+int release_containers(struct plan_run *run, void *object, struct error **err);
+int release_guest(struct plan_run *run, void *object, struct error **err);
+int release_process(struct plan_run *run, void *object, struct error **err);
+int release_network(struct plan_run *run, void *object, struct error **err);
+int release_netns(struct plan_run *run, void *object, struct error **err);
+int release_cgroup(struct plan_run *run, void *object, struct error **err);
+int release_scratch(struct plan_run *run, void *object, struct error **err);
+void release_cancel(struct plan_run *run, void *object);
+/* Ends the step that began the CNI call, if its plan is still the open one. Takes err. */
+void release_call_ended(struct sandbox *s, int r, struct error *err);
+/* DEL, for the step cni_step that waits. */
+void release_network_now(struct sandbox *s);
+/* Fills a CNI request from the sandbox; ports is memory for its port mappings. */
+void sandbox_cni_request(const struct sandbox *s, struct cni_request *req,
+                         struct cni_port_mapping **ports);
+
+/* sandbox-vm.c */
+void sandbox_socket_name(const struct sandbox *s, char ret[LIMIT_ID_MAX + 8]);
+void sandbox_pid_name(const struct sandbox *s, char ret[LIMIT_ID_MAX + 8]);
+/* Socket and pid file; its process is gone. */
+void sandbox_remove_files(struct sandbox *s);
+int sandbox_watch_process(struct sandbox *s, struct error **err);
+int sandbox_connect(struct sandbox *s, struct error **err);
+void sandbox_disconnect(struct sandbox *s);
+/* Connects again by and by, as long as the process lives. */
+void sandbox_reconnect_later(struct sandbox *s);
+/* Ends the VM now; what follows comes through its pidfd. */
+void sandbox_kill_vm(struct sandbox *s, const char *reason, const char *message);
+/* The open plan's step that waits may look again: something about the VM changed. */
+void sandbox_poke(struct sandbox *s);
+/* The step that runs now waits for that. Returns 1, for the step to return. */
+int sandbox_wait_for(struct sandbox *s, const struct plan_run *run, enum sandbox_wait what);
+
+/* container.c */
+struct container *container_new(struct sandbox *s, const char *id);
+void container_free(struct container *c);
+int container_save(struct container *c, bool owed, struct error **err);
+int container_load(struct node *n, const char *id, const json_t *doc, struct container **ret,
+                   struct error **err);
+/* → EXITED. started 0: keep; finished 0: now. */
+void container_end(struct container *c, int exit_code, unsigned signal, const char *reason,
+                   const char *message, uint64_t finished_at_ns);
+void container_on_state(struct container *c, const Nexus__ContainerState *state);
+void container_vm_gone(struct container *c, bool oom);
+/* After a crash: what nexus-vmm says about it, or NULL if it does not know it. */
+void container_adopt(struct container *c, const Nexus__ContainerState *state);
+void container_resume(struct container *c); /* continues its open plan */
+void container_begin_stop(struct container *c, uint64_t timeout_ms);
+void container_begin_remove(struct container *c);
+void container_plan_poke(struct container *c); /* it is EXITED now */
+/* Another container of the pod has the same image. */
+bool container_region_is_used(const struct container *c);
+/* Deletes record and object: the end of it. */
+int container_forget(struct container *c, struct error **err);
+extern const struct plan container_create_plan, container_start_plan, container_stop_plan,
+    container_remove_plan;
+extern const struct plan_ops container_plan_ops;
+
+/* recovery.c */
+void recovery_adopted(struct sandbox *s);
+
+/* scratch.c */
+int scratch_create(struct node *n, const char *id, int *ret_fd, struct error **err);
+int scratch_remove(struct node *n, const char *id, struct error **err);
+
+/* log-file.c */
+/* Opens (creating it) the log below the pod's log directory, following no link. */
+int log_file_open(const char *log_directory, const char *log_path, int *ret_fd, struct error **err);
+
+/* guest-config.c */
+struct net_config;
+/* Messages in arena memory. */
+struct arena;
+Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox *s,
+                                           const struct net_config *net, struct error **err);
+/* files of mounts are read here. */
+Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
+                                           struct error **err);
+/* Whether the mounts can be served: small files only. Looks at the files, reads none. */
+int guest_check_mounts(const struct container_spec *spec, struct error **err);

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The node: stores, directories, maps, lookups, and the operations that are neither a sandbox's nor a
+ * container's plan. */
+#include "pod/node.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/arena.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "pod/node-internal.h"
+#include "pod/scratch.h"
+#include "pod/vmm-client.h"
+
+static int open_below(const char *dir, const char *name, mode_t mode, int *ret, struct error **err)
+{
+    _cleanup_(freep) char *path = str_printf("%s/%s", dir, name);
+
+    *ret = dir_open_or_make(path, mode);
+    return *ret < 0 ? error_set(err, *ret, "cannot open directory %s: %s", path, strerror(-*ret))
+                    : 0;
+}
+
+static int open_store(const char *dir, const char *name, struct store **ret, struct error **err)
+{
+    _cleanup_(freep) char *path = str_printf("%s/%s", dir, name);
+
+    return store_open(path, ret, err);
+}
+
+int node_new(sd_event *event, const struct node_config *config, struct image_store *images,
+             struct node **ret, struct error **err)
+{
+    _cleanup_(node_freep) struct node *n = xcalloc(1, sizeof(*n));
+    int r;
+
+    n->event = sd_event_ref(event);
+    n->config = *config;
+    n->images = images;
+    n->vmm_dirfd = n->scratch_dirfd = -EBADF;
+    list_init(&n->order);
+    hashmap_init(&n->sandboxes);
+    hashmap_init(&n->names);
+    hashmap_init(&n->containers);
+    r = waiter_queue_init(&n->answers, event);
+    if (r < 0)
+        return error_set(err, r, "cannot set up the event loop: %s", strerror(-r));
+    r = boot_id_read(config->boot_id_path, n->boot_id, err);
+    if (r >= 0)
+        r = open_store(config->state_dir, "sandboxes", &n->sandbox_store, err);
+    if (r >= 0)
+        r = open_store(config->state_dir, "containers", &n->container_store, err);
+    if (r >= 0)
+        r = open_below(config->state_dir, "scratch", 0700, &n->scratch_dirfd, err);
+    if (r >= 0)
+        r = open_below(config->run_dir, "vmm", 0700, &n->vmm_dirfd, err);
+    if (r >= 0)
+        r = cgroup_fs_open(config->cgroup_root, &n->cgroups, err);
+    if (r < 0)
+        return r;
+    *ret = TAKE(n);
+    return 0;
+}
+
+void node_free(struct node *n)
+{
+    if (!n)
+        return;
+    while (n->order.next && !list_is_empty(&n->order))
+        sandbox_free(list_first(&n->order, struct sandbox, order));
+    if (n->answers.done.next)
+        waiter_queue_done(&n->answers);
+    sd_event_source_disable_unref(n->recovery_timer);
+    strv_free(n->strangers);
+    hashmap_done(&n->sandboxes);
+    hashmap_done(&n->names);
+    hashmap_done(&n->containers);
+    store_free(n->sandbox_store);
+    store_free(n->container_store);
+    cgroup_fs_free(n->cgroups);
+    (void)close_fd(n->vmm_dirfd);
+    (void)close_fd(n->scratch_dirfd);
+    sd_event_unref(n->event);
+    free(n);
+}
+
+bool node_is_ready(const struct node *n)
+{
+    return n->ready;
+}
+
+/* ---- lookup */
+
+int node_require_ready(const struct node *n, struct error **err)
+{
+    if (!n->ready)
+        return error_set_class(err, ERROR_UNAVAILABLE, -EAGAIN,
+                               "nexusd has just started and is still finding its pods again");
+    return 0;
+}
+
+static int check_id(const struct node *n, const char *id, struct error **err)
+{
+    size_t len = strnlen(id, LIMIT_ID_MAX + 1);
+
+    if (node_require_ready(n, err) < 0)
+        return -EAGAIN;
+    if (len == 0 || len > LIMIT_ID_MAX)
+        return error_set(err, -EINVAL, "an id has 1 to %d characters", LIMIT_ID_MAX);
+    if (strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != len)
+        return error_set(err, -EINVAL, "an id has only lower-case letters, digits and '-'");
+    return 0;
+}
+
+/* The object of that id, else the only one it is a prefix of. *ret NULL: none. */
+static int find_in(const struct hashmap *m, const char *id, void **ret, struct error **err)
+{
+    size_t i;
+    void *v;
+
+    *ret = hashmap_get(m, id);
+    if (*ret)
+        return 0;
+    hashmap_foreach (v, i, m) {
+        if (!str_starts(m->slots[i].key, id))
+            continue;
+        if (*ret)
+            return error_set(err, -EINVAL, "id %s is ambiguous", id);
+        *ret = v;
+    }
+    return 0;
+}
+
+int node_find_sandbox(struct node *n, const char *id, struct sandbox **ret, struct error **err)
+{
+    void *found = NULL;
+    int r = check_id(n, id, err);
+
+    if (r >= 0)
+        r = find_in(&n->sandboxes, id, &found, err);
+    if (r < 0)
+        return r;
+    if (!found)
+        return error_set(err, -ENOENT, "no sandbox %s", id);
+    *ret = found;
+    return 0;
+}
+
+int node_find_container(struct node *n, const char *id, struct container **ret, struct error **err)
+{
+    void *found = NULL;
+    int r = check_id(n, id, err);
+
+    if (r >= 0)
+        r = find_in(&n->containers, id, &found, err);
+    if (r < 0)
+        return r;
+    if (!found)
+        return error_set(err, -ENOENT, "no container %s", id);
+    *ret = found;
+    return 0;
+}
+
+static bool is_older(const struct sandbox *a, const struct sandbox *b)
+{
+    if (a->status.created_at_ns != b->status.created_at_ns)
+        return a->status.created_at_ns < b->status.created_at_ns;
+    return strcmp(a->id, b->id) < 0;
+}
+
+struct sandbox *node_next_sandbox(struct node *n, struct sandbox *prev)
+{
+    struct list *at = prev ? prev->order.next : n->order.next;
+
+    for (; at && at != &n->order; at = at->next) {
+        struct sandbox *s = list_entry(at, struct sandbox, order);
+        if (sandbox_is_listed(s))
+            return s;
+    }
+    return NULL;
+}
+
+void node_order_sandbox(struct node *n, struct sandbox *s)
+{
+    struct list *at;
+
+    list_remove(&s->order);
+    at = n->order.prev;
+    while (at != &n->order && is_older(s, list_entry(at, struct sandbox, order)))
+        at = at->prev;
+    list_append(at->next, &s->order); /* before the one that is younger */
+}
+
+struct container *sandbox_next_container(struct sandbox *s, struct container *prev)
+{
+    struct list *at = prev ? prev->node.next : s->containers.next;
+
+    for (; at != &s->containers; at = at->next) {
+        struct container *c = list_entry(at, struct container, node);
+        if (container_is_listed(c))
+            return c;
+    }
+    return NULL;
+}
+
+size_t node_sandbox_count(const struct node *n)
+{
+    return hashmap_count(&n->sandboxes);
+}
+
+/* ---- status */
+
+int node_runtime_status(struct node *n, struct error **err)
+{
+    const struct node_config *c = &n->config;
+    const struct {
+        const char *path, *what;
+        int mode;
+    } needed[] = {
+        {c->kvm_path, "KVM", R_OK | W_OK},
+        {c->vmm_path, "nexus-vmm", X_OK},
+        {c->kernel_path, "the guest kernel", R_OK},
+        {c->initramfs_path, "the guest's initramfs", R_OK},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(needed); i++)
+        if (access(needed[i].path, needed[i].mode) < 0)
+            return error_set_class(err, ERROR_UNAVAILABLE, -errno, "%s at %s cannot be used: %s",
+                                   needed[i].what, needed[i].path, strerror(errno));
+    return 0;
+}
+
+int node_network_status(struct node *n, struct error **err)
+{
+    return cni_status(n->config.cni_conf_dir, n->config.cni_bin_dirs, NULL, err);
+}
+
+const char *node_cgroup_text(struct node *n)
+{
+    return cgroup_fs_describe(n->cgroups);
+}
+
+bool node_cgroup_is_v2(struct node *n)
+{
+    return cgroup_fs_mode(n->cgroups) == CGROUP_MODE_V2;
+}
+
+/* ---- log reopening and exec: no plan, nothing to undo */
+
+static int find_running(struct node *n, const char *id, struct container **ret, struct error **err)
+{
+    int r = node_find_container(n, id, ret, err);
+
+    if (r < 0)
+        return r;
+    if (container_on((*ret)->state, CONTAINER_EV_USE) != CONTAINER_DO_ALLOW)
+        return error_set_class(err, ERROR_PRECONDITION, -ESTALE, "container %s is %s, not running",
+                               (*ret)->id, container_state_name((*ret)->state));
+    if (!(*ret)->sandbox->client || (*ret)->sandbox->hello_pending)
+        return error_set_class(err, ERROR_UNAVAILABLE, -ENOTCONN,
+                               "nexus-vmm of container %s is not connected at the moment", id);
+    return 0;
+}
+
+struct reopen {
+    struct node *node;
+    struct list waiters; /* one; empty: it left */
+    char id[LIMIT_ID_MAX + 1];
+};
+
+static void on_reopened(void *userdata, int r, const Nexus__VmmState *state,
+                        const struct error *err)
+{
+    struct reopen *o = userdata;
+
+    waiters_complete(&o->waiters, &o->node->answers, r < 0 ? r : 0, err, o->id);
+    free(o);
+}
+
+int node_reopen_log(struct node *n, const char *id, waiter_fn fn, void *userdata,
+                    struct waiter **ret, struct error **err)
+{
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__ReopenLog body = NEXUS__REOPEN_LOG__INIT;
+    _cleanup_(closep) int fd = -EBADF;
+    struct container *c = NULL;
+    struct reopen *o;
+    int r = find_running(n, id, &c, err);
+
+    if (r < 0)
+        return r;
+    if (!c->status.log_path)
+        return error_set_class(err, ERROR_PRECONDITION, -ESTALE, "container %s has no log file",
+                               c->id);
+    r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &fd, err);
+    if (r < 0)
+        return r;
+    o = xcalloc(1, sizeof(*o));
+    o->node = n;
+    memcpy(o->id, c->id, sizeof(o->id));
+    list_init(&o->waiters);
+    body.container_id = c->id;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REOPEN_LOG;
+    m.reopen_log = &body;
+    r = vmm_client_call(c->sandbox->client, &m, &fd, 1, HELLO_TIMEOUT_MS, on_reopened, o, NULL,
+                        err);
+    if (r < 0) {
+        free(o);
+        return r;
+    }
+    *ret = waiter_new(&o->waiters, fn, userdata);
+    return 0;
+}
+
+int node_exec(struct node *n, const char *id, char *const *command, uint64_t timeout_ms,
+              vmm_exec_fn fn, void *userdata, struct vmm_exec **ret, struct error **err)
+{
+    Nexus__ExecSpec spec = NEXUS__EXEC_SPEC__INIT;
+    Nexus__ProcessSpec process = NEXUS__PROCESS_SPEC__INIT;
+    char name[LIMIT_ID_MAX + 8];
+    struct container *c = NULL;
+    int r = find_running(n, id, &c, err);
+
+    if (r < 0)
+        return r;
+    process.n_args = strv_len(command);
+    process.args = (char **)(uintptr_t)command; /* only read */
+    spec.container_id = c->id;
+    spec.process = &process;
+    sandbox_socket_name(c->sandbox, name);
+    return vmm_exec_start(n->event, n->vmm_dirfd, name, &spec, timeout_ms, fn, userdata, ret, err);
+}
+
+/* ---- for people and tests */
+
+void node_each_failpoint(void (*fn)(const char *name, void *userdata), void *userdata)
+{
+    static const struct plan *const plans[] = {
+        &sandbox_run_plan,     &sandbox_stop_plan,   &sandbox_remove_plan,   &container_create_plan,
+        &container_start_plan, &container_stop_plan, &container_remove_plan,
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(plans); i++)
+        plan_each_failpoint(plans[i], fn, userdata);
+    fn("pod.run.spawned", userdata);
+}

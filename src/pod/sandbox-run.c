@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plan of RunPodSandbox. Two branches overlap: CNI ADD, and spawn with boot; they meet where the
+ * guest gets its addresses.
+ *
+ *   netns ─┬─ network (CNI ADD) ──────────────────── redirect ─┐
+ *          └─ tap ─┐                                           ├─ configure ─ commit
+ *      cgroup, scratch ─ vmm ─ hello ─ guest (agent says hello)┘
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/failpoint.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "net/netns.h"
+#include "net/tap.h"
+#include "pod/node-internal.h"
+#include "pod/vmm-client.h"
+#include "pod/vmm-socket.h"
+
+#define MIB (1ULL << 20)
+#define CONFIG_ARENA_BYTES (2U << 20)
+#define VMM_THREADS_MAX 64 /* vCPUs, loop, KVM's own */
+
+enum run_step {
+    RUN_NETNS,
+    RUN_NETWORK,
+    RUN_TAP,
+    RUN_CGROUP,
+    RUN_SCRATCH,
+    RUN_VMM,
+    RUN_HELLO,
+    RUN_GUEST,
+    RUN_REDIRECT,
+    RUN_CONFIGURE,
+    RUN_COMMIT,
+};
+
+/* ---- before the plan: nothing of this has an effect */
+
+/* A VM big enough for what the containers may use together. */
+static void size_vm(struct sandbox *s)
+{
+    const struct node_config *c = &s->node->config;
+    const struct resources_spec *r = &s->spec.resources, *o = &s->spec.overhead;
+    uint64_t memory = c->memory_bytes, extra = c->memory_overhead_bytes;
+    int64_t cpus = 0;
+    uint32_t most;
+
+    if (o->memory_limit_bytes > 0)
+        extra = (uint64_t)o->memory_limit_bytes;
+    if (r->memory_limit_bytes > 0 && !checked_add((uint64_t)r->memory_limit_bytes, extra, &memory))
+        memory = c->memory_max_bytes;
+    memory = max_of(memory, 64 * MIB);
+    memory = min_of(memory, c->memory_max_bytes);
+    s->status.memory_bytes = (memory + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
+    if (r->cpu_quota_us > 0 && r->cpu_period_us > 0)
+        cpus = (r->cpu_quota_us - 1) / r->cpu_period_us + 1;
+    if (cpus <= 0)
+        cpus = c->cpus;
+    most = min_of(c->cpus_max, (uint32_t)LIMIT_VCPUS);
+    s->status.cpus = cpus < most ? (uint32_t)cpus : most;
+}
+
+int sandbox_prepare_run(struct sandbox *s, struct error **err)
+{
+    const struct node_config *c = &s->node->config;
+    _cleanup_(cni_network_freep) struct cni_network *net = NULL;
+    _cleanup_(freep) char *parent = NULL;
+    int r = node_runtime_status(s->node, err);
+
+    if (r < 0)
+        return error_prefix(err, r, "no pod can run now");
+    r = cni_status(c->cni_conf_dir, c->cni_bin_dirs, &net, err);
+    if (r < 0)
+        return error_prefix(err, r, "no network for pods");
+    r = cgroup_parent_path(s->spec.cgroup_parent ? s->spec.cgroup_parent : "", &parent, err);
+    if (r < 0)
+        return r;
+    s->state = SANDBOX_CREATING;
+    s->status.created_at_ns = clock_real_ns();
+    if (s->status.created_at_ns == 0) /* a clock before 1970; kubelet wants a positive number */
+        s->status.created_at_ns = 1;
+    s->status.boot_id = str_dup(s->node->boot_id);
+    s->status.netns_path = str_printf("%s/nexus-%.12s", c->netns_dir, s->id);
+    s->status.cni_config = str_dup(net->json);
+    size_vm(s);
+    return 0;
+}
+
+/* ---- network */
+
+static int run_netns(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    return netns_create(s->status.netns_path, &s->netns_fd, err);
+}
+
+static int tap_open(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    return tap_create(s->netns_fd, TAP_NAME, &s->tap_fd, err);
+}
+
+static int tap_close(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    s->tap_fd = close_fd(s->tap_fd);
+    return 0;
+}
+
+static void take_result(struct sandbox *s, const struct cni_result *result)
+{
+    free(s->status.cni_result);
+    s->status.cni_result = str_dup(result->json);
+    strv_free(s->status.ips);
+    s->status.ips = NULL;
+    for (size_t i = 0; i < result->n_ips; i++)
+        strv_push(&s->status.ips, result->ips[i].address);
+}
+
+static void on_added(struct cni_call *call, int r, struct cni_result *result,
+                     const struct error *err, void *userdata)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+    struct error *copy = NULL;
+
+    s->cni = NULL;
+    cni_network_free(TAKE(s->cni_net));
+    if (r >= 0 && result)
+        take_result(s, result);
+    if (r >= 0 && (!result || result->n_ips == 0))
+        r = error_set_class(&copy, ERROR_INTERNAL, -EBADMSG, "CNI ADD gave the pod no address");
+    else if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "CNI ADD: %s",
+                              error_text(err, r));
+    if (s->del_after_add) { /* the plan has turned back and waits for just this */
+        error_free(copy);
+        s->del_after_add = false;
+        release_network_now(s);
+        return;
+    }
+    release_call_ended(s, r, copy);
+}
+
+static int run_network(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    _cleanup_(freep) struct cni_port_mapping *ports = NULL;
+    struct cni_request req;
+    int r;
+
+    s->status.network_owed = true;
+    s->cni_step = plan_current_step(run);
+    s->cni_run = run;
+    r = cni_network_parse(s->status.cni_config, strlen(s->status.cni_config), "saved configuration",
+                          &s->cni_net, err);
+    if (r < 0)
+        return r;
+    sandbox_cni_request(s, &req, &ports);
+    r = cni_add(s->node->event, s->cni_net, &req, on_added, s, &s->cni, err);
+    return r < 0 ? error_prefix(err, r, "CNI ADD") : 1;
+}
+
+static void cancel_network(struct plan_run *run, void *object)
+{
+    struct sandbox *s = object;
+
+    if (s->cni)
+        cni_call_cancel(s->cni); /* on_added follows */
+}
+
+static int run_redirect(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    int r;
+
+    s->net = xcalloc(1, sizeof(*s->net));
+    r = net_read_config(s->netns_fd, CNI_IFNAME, s->net, err);
+    if (r >= 0) /* this takes the addresses away: the guest has them now */
+        r = tap_redirect(s->netns_fd, CNI_IFNAME, TAP_NAME, err);
+    return r;
+}
+
+/* ---- host resources */
+
+static int run_cgroup(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    struct node *n = s->node;
+    struct cgroup_limits limits = {
+        .memory_max_bytes = s->status.memory_bytes + n->config.vmm_overhead_bytes,
+        .pids_max = VMM_THREADS_MAX,
+        .cpu_weight = cgroup_weight_from_shares((uint64_t)s->spec.resources.cpu_shares),
+    };
+    _cleanup_(freep) char *parent = NULL;
+    _cleanup_(freep) char *name = str_printf("vmm-%s", s->id);
+    unsigned missing = 0;
+    int r;
+
+    if (s->spec.resources.cpu_quota_us > 0 && s->spec.resources.cpu_period_us > 0) {
+        limits.cpu_quota_us = (uint64_t)s->spec.resources.cpu_quota_us;
+        limits.cpu_period_us = (uint64_t)s->spec.resources.cpu_period_us;
+    }
+    r = cgroup_parent_path(s->spec.cgroup_parent ? s->spec.cgroup_parent : "", &parent, err);
+    if (r < 0)
+        return r;
+    r = cgroup_create(n->cgroups, parent, name, &limits, &s->status.cgroup_path, &missing, err);
+    if (r < 0)
+        return r;
+    if (missing)
+        log_debug("host limits that are not enforced here: %#x", missing);
+    r = cgroup_open(n->cgroups, s->status.cgroup_path, &s->cgroup_fd, NULL);
+    return r == -EOPNOTSUPP ? 0 : r < 0 ? error_set(err, r, "cannot open the pod's cgroup") : 0;
+}
+
+static int run_scratch(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    return scratch_create(s->node, s->id, &s->scratch_fd, err);
+}
+
+/* ---- the VM */
+
+struct vmm_files {
+    int kvm, kernel, initramfs, control;
+};
+
+static void vmm_files_close(struct vmm_files *f)
+{
+    f->kvm = close_fd(f->kvm);
+    f->kernel = close_fd(f->kernel);
+    f->initramfs = close_fd(f->initramfs);
+    f->control = close_fd(f->control);
+}
+
+static int open_file(const char *path, int flags, const char *what, int *ret, struct error **err)
+{
+    *ret = open(path, flags | O_CLOEXEC);
+    if (*ret < 0)
+        return error_set_class(err, ERROR_UNAVAILABLE, -errno, "cannot open %s %s: %s", what, path,
+                               strerror(errno));
+    return 0;
+}
+
+static int vmm_files_open(struct sandbox *s, struct vmm_files *f, struct error **err)
+{
+    const struct node_config *c = &s->node->config;
+    char name[LIMIT_ID_MAX + 8];
+    int r = open_file(c->kvm_path, O_RDWR, "KVM", &f->kvm, err);
+
+    if (r >= 0)
+        r = open_file(c->kernel_path, O_RDONLY, "the guest kernel", &f->kernel, err);
+    if (r >= 0)
+        r = open_file(c->initramfs_path, O_RDONLY, "the initramfs", &f->initramfs, err);
+    if (r < 0)
+        return r;
+    sandbox_socket_name(s, name);
+    r = f->control = vmm_socket_listen(s->node->vmm_dirfd, name, err);
+    return r < 0 ? r : 0;
+}
+
+static char **vmm_arguments(const struct sandbox *s)
+{
+    const struct node_config *c = &s->node->config;
+    _cleanup_(freep) char *cpus = str_printf("%u", s->status.cpus);
+    _cleanup_(freep) char *memory =
+        str_printf("%lluM", (unsigned long long)(s->status.memory_bytes / MIB));
+    unsigned char mac[6];
+    char text[18];
+    char **args = NULL;
+
+    random_bytes(mac, sizeof(mac)); /* until the guest takes over the one that CNI chose */
+    mac[0] = (unsigned char)((mac[0] | 2U) & 0xfeU);
+    (void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+                   mac[3], mac[4], mac[5]);
+    const char *const fixed[] = {"--id", s->id, "--cpus", cpus, "--memory", memory, "--mac", text};
+    for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
+        strv_push(&args, fixed[i]);
+    for (char *const *a = c->vmm_args; a && *a; a++)
+        strv_push(&args, *a);
+    return args;
+}
+
+/* Its identity is on disk before it executes; see vmm-process.h. */
+static int spawn(struct sandbox *s, const struct vmm_files *f, struct error **err)
+{
+    _cleanup_(strv_freep) char **args = vmm_arguments(s);
+    _cleanup_(closep) int go = -EBADF;
+    const struct vmm_fd fds[] = {
+        {"--kvm", f->kvm},    {"--kernel", f->kernel},      {"--initramfs", f->initramfs},
+        {"--net", s->tap_fd}, {"--scratch", s->scratch_fd}, {"--control", f->control},
+    };
+    const struct vmm_spawn args_of = {
+        .path = s->node->config.vmm_path,
+        .args = args,
+        .fds = fds,
+        .n_fds = ARRAY_SIZE(fds),
+        .cgroup_fd = s->cgroup_fd,
+        .log_level = s->node->config.log_level,
+    };
+    char name[LIMIT_ID_MAX + 8];
+    int r = vmm_spawn(&args_of, &s->process, &go, err);
+
+    if (r < 0)
+        return r;
+    r = FP("pod.run.spawned");
+    if (r < 0)
+        return error_set(err, r, "failpoint after spawning nexus-vmm");
+    sandbox_pid_name(s, name);
+    r = vmm_process_save(s->node->vmm_dirfd, name, &s->process, s->node->boot_id, err);
+    if (r >= 0)
+        r = sandbox_watch_process(s, err);
+    if (r >= 0 && vmm_spawn_go(go) < 0)
+        r = error_set(err, -EPIPE, "nexus-vmm ended before it began");
+    return r;
+}
+
+static int run_vmm(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    _cleanup_(vmm_files_close) struct vmm_files f = {-EBADF, -EBADF, -EBADF, -EBADF};
+    int r = vmm_files_open(s, &f, err);
+
+    if (r >= 0)
+        r = spawn(s, &f, err);
+    if (r < 0)
+        return r;
+    s->tap_fd = close_fd(s->tap_fd);
+    s->scratch_fd = close_fd(s->scratch_fd);
+    s->cgroup_fd = close_fd(s->cgroup_fd);
+    return 0;
+}
+
+/* ---- the guest */
+
+static int run_hello(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    int r = sandbox_connect(s, err);
+
+    return r < 0 ? r : sandbox_wait_for(s, run, SANDBOX_WAIT_HELLO);
+}
+
+static int on_boot_timeout(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct sandbox *s = userdata;
+    struct error *err = NULL;
+
+    (void)error_set(&err, -ETIMEDOUT, "the guest did not say hello within %u ms",
+                    s->node->config.boot_timeout_ms);
+    s->wait = SANDBOX_WAIT_NONE;
+    s->wait_timer = sd_event_source_disable_unref(s->wait_timer);
+    plan_step_done(s->plan, s->wait_step, -ETIMEDOUT, err);
+    return 0;
+}
+
+static int run_guest(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    int r;
+
+    if (s->guest_ready)
+        return 0;
+    r = sd_event_add_time_relative(s->node->event, &s->wait_timer, CLOCK_MONOTONIC,
+                                   s->node->config.boot_timeout_ms * 1000ULL, 0, on_boot_timeout,
+                                   s);
+    if (r < 0)
+        return error_set(err, r, "cannot set the boot deadline");
+    return sandbox_wait_for(s, run, SANDBOX_WAIT_GUEST);
+}
+
+static void on_configured(void *userdata, int r, const Nexus__VmmState *state,
+                          const struct error *err)
+{
+    struct sandbox *s = userdata;
+    struct error *copy = NULL;
+
+    s->call = NULL;
+    s->wait = SANDBOX_WAIT_NONE;
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "sandbox settings: %s",
+                              error_text(err, r));
+    plan_step_done(s->plan, RUN_CONFIGURE, r < 0 ? r : 0, copy);
+}
+
+static int run_configure(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    _cleanup_(arena_freep) struct arena *a = arena_new(CONFIG_ARENA_BYTES);
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    int r;
+
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CONFIGURE;
+    m.configure = guest_sandbox_config(a, s, s->net, err);
+    if (!m.configure)
+        return -EINVAL;
+    if (!s->client)
+        return error_set_class(err, ERROR_UNAVAILABLE, -ENOTCONN, "nexus-vmm is not connected");
+    r = vmm_client_call(s->client, &m, NULL, 0, REQUEST_TIMEOUT_MS, on_configured, s, &s->call,
+                        err);
+    return r < 0 ? r : sandbox_wait_for(s, run, SANDBOX_WAIT_CALL);
+}
+
+static int run_commit(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+    int r;
+
+    free(TAKE(s->net));
+    s->netns_fd = close_fd(s->netns_fd);
+    s->state = SANDBOX_READY;
+    r = sandbox_save(s, false, err);
+    if (r < 0)
+        s->state = SANDBOX_CREATING;
+    return r;
+}
+
+static int undo_commit(struct plan_run *run, void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    s->state = SANDBOX_CREATING;
+    return sandbox_save(s, true, err);
+}
+
+static const struct plan_step run_steps[] = {
+    [RUN_NETNS] = {"netns", 0, 0, 0, run_netns, release_netns, NULL},
+    [RUN_NETWORK] = {"network", PLAN_NEEDS(RUN_NETNS), PLAN_SAVE, 0, run_network, release_network,
+                     cancel_network},
+    [RUN_TAP] = {"tap", PLAN_NEEDS(RUN_NETNS), PLAN_VOLATILE, 0, tap_open, tap_close, NULL},
+    [RUN_CGROUP] = {"cgroup", PLAN_NEEDS(RUN_NETNS), 0, 0, run_cgroup, release_cgroup, NULL},
+    [RUN_SCRATCH] = {"scratch", PLAN_NEEDS(RUN_NETNS), 0, 0, run_scratch, release_scratch, NULL},
+    [RUN_VMM] = {"vmm", PLAN_NEEDS(RUN_TAP) | PLAN_NEEDS(RUN_CGROUP) | PLAN_NEEDS(RUN_SCRATCH), 0,
+                 EXIT_TIMEOUT_MS, run_vmm, release_process, release_cancel},
+    [RUN_HELLO] = {"hello", PLAN_NEEDS(RUN_VMM), PLAN_VOLATILE, HELLO_TIMEOUT_MS, run_hello, NULL,
+                   release_cancel},
+    [RUN_GUEST] = {"guest", PLAN_NEEDS(RUN_HELLO), PLAN_VOLATILE, 0, run_guest, NULL,
+                   release_cancel},
+    [RUN_REDIRECT] = {"redirect", PLAN_NEEDS(RUN_NETWORK) | PLAN_NEEDS(RUN_TAP), PLAN_VOLATILE, 0,
+                      run_redirect, NULL, NULL},
+    [RUN_CONFIGURE] = {"configure", PLAN_NEEDS(RUN_GUEST) | PLAN_NEEDS(RUN_REDIRECT), PLAN_VOLATILE,
+                       0, run_configure, NULL, release_cancel},
+    [RUN_COMMIT] = {"commit", PLAN_NEEDS(RUN_CONFIGURE), PLAN_VOLATILE, 0, run_commit, undo_commit,
+                    NULL},
+};
+const struct plan sandbox_run_plan = {"pod.run", PLAN_UNDOABLE, run_steps, ARRAY_SIZE(run_steps)};

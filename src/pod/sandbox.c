@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sandboxes: their records, their place in the node, and what each event leads to (state.c decides).
+ * The steps of their plans are in sandbox-run.c and sandbox-release.c, their VM in sandbox-vm.c. */
+#include "pod/sandbox.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/failpoint.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "pod/node-internal.h"
+#include "pod/vmm-client.h"
+
+#define RETRY_FIRST_MS 500ULL
+#define RETRY_LAST_MS 60000
+
+static const struct record_field status_fields[] = {
+    RECORD_FIELD(U64, sandbox_status, created_at_ns),
+    RECORD_FIELD(STR, sandbox_status, boot_id),
+    RECORD_FIELD(STR, sandbox_status, reason),
+    RECORD_FIELD(STR, sandbox_status, message),
+    RECORD_FIELD(U32, sandbox_status, cpus),
+    RECORD_FIELD(U64, sandbox_status, memory_bytes),
+    RECORD_FIELD(STR, sandbox_status, netns_path),
+    RECORD_FIELD(STR, sandbox_status, cni_config),
+    RECORD_FIELD(STR, sandbox_status, cni_result),
+    RECORD_FIELD(BOOL, sandbox_status, network_owed),
+    RECORD_FIELD(STRV, sandbox_status, ips),
+    RECORD_FIELD(STR, sandbox_status, cgroup_path),
+    RECORD_FIELD(STR, sandbox_status, guest_kernel),
+    RECORD_FIELD(BOOL, sandbox_status, ghost),
+};
+static const struct record_desc status_desc = RECORD_DESC(sandbox_status, status_fields);
+
+static const char *const desired_names[] = {"ready", "stopped", "removed"};
+
+/* ---- objects and records */
+
+struct sandbox *sandbox_new(struct node *n, const char *id)
+{
+    struct sandbox *s = xcalloc(1, sizeof(*s));
+
+    s->node = n;
+    (void)snprintf(s->id, sizeof(s->id), "%s", id);
+    list_init(&s->containers);
+    list_init(&s->run_waiters);
+    list_init(&s->stop_waiters);
+    list_init(&s->remove_waiters);
+    s->process = VMM_PROCESS_NONE;
+    s->netns_fd = s->tap_fd = s->scratch_fd = s->cgroup_fd = -EBADF;
+    (void)hashmap_put(&n->sandboxes, s->id, s);
+    list_append(&n->order, &s->order);
+    return s;
+}
+
+char *sandbox_name_key(const struct sandbox_spec *spec)
+{
+    return str_printf("%s\n%s\n%s\n%u", spec->name, spec->namespace, spec->uid, spec->attempt);
+}
+
+static void forget_name(struct sandbox *s)
+{
+    _cleanup_(freep) char *key = NULL;
+
+    if (!s->spec.name)
+        return;
+    key = sandbox_name_key(&s->spec);
+    if (hashmap_get(&s->node->names, key) == s)
+        (void)hashmap_remove(&s->node->names, key);
+}
+
+void sandbox_free(struct sandbox *s)
+{
+    if (!s)
+        return;
+    plan_run_free(s->plan);
+    s->plan = NULL;
+    while (!list_is_empty(&s->containers))
+        container_free(list_first(&s->containers, struct container, node));
+    waiters_complete(&s->run_waiters, &s->node->answers, -ECANCELED, NULL, NULL);
+    waiters_complete(&s->stop_waiters, &s->node->answers, 0, NULL, NULL);
+    waiters_complete(&s->remove_waiters, &s->node->answers, 0, NULL, NULL);
+    forget_name(s);
+    (void)hashmap_remove(&s->node->sandboxes, s->id);
+    list_remove(&s->order);
+    sandbox_disconnect(s);
+    sd_event_source_disable_unref(s->retry);
+    sd_event_source_disable_unref(s->reconnect);
+    sd_event_source_disable_unref(s->wait_timer);
+    sd_event_source_disable_unref(s->process_io);
+    cni_call_free(s->cni);
+    cni_network_free(s->cni_net);
+    free(s->net);
+    vmm_process_close(&s->process);
+    (void)close_fd(s->netns_fd);
+    (void)close_fd(s->tap_fd);
+    (void)close_fd(s->scratch_fd);
+    (void)close_fd(s->cgroup_fd);
+    json_decref(s->journal);
+    error_free(s->owed);
+    sandbox_spec_clear(&s->spec);
+    record_clear(&status_desc, &s->status);
+    free(s);
+}
+
+static enum sandbox_state state_now(const struct sandbox *s)
+{
+    if (s->state == SANDBOX_CREATING && s->plan && plan_is_undoing(s->plan))
+        return SANDBOX_UNDOING;
+    return s->state;
+}
+
+bool sandbox_is_listed(const struct sandbox *s)
+{
+    return !s->status.ghost && s->state != SANDBOX_CREATING && s->state != SANDBOX_UNDOING;
+}
+
+bool sandbox_is_ready(const struct sandbox *s)
+{
+    return s->state == SANDBOX_READY;
+}
+
+int sandbox_save(struct sandbox *s, bool owed, struct error **err)
+{
+    json_t *doc = json_pack("{s:s, s:s, s:s, s:o, s:o}", "id", s->id, "state",
+                            sandbox_state_name(s->state), "desired", desired_names[s->desired],
+                            "spec", record_to_json(&sandbox_spec_desc, &s->spec), "status",
+                            record_to_json(&status_desc, &s->status));
+    int r = FP("pod.sandbox.save");
+
+    if (!doc)
+        return error_set(err, -ENOMEM, "cannot describe sandbox %s", s->id);
+    if (s->plan && s->state != SANDBOX_READY && s->state != SANDBOX_STOPPED)
+        (void)json_object_set_new(doc, "plan", plan_run_to_json(s->plan));
+    if (r < 0)
+        (void)error_set(err, r, "failpoint while saving a sandbox");
+    else if (owed)
+        r = store_put_owed(s->node->sandbox_store, s->id, doc, err);
+    else
+        r = store_put(s->node->sandbox_store, s->id, doc, err);
+    json_decref(doc);
+    return r < 0 ? error_prefix(err, r, "cannot save sandbox %s", s->id) : 0;
+}
+
+static int find_name(const char *const *names, size_t n, const json_t *v)
+{
+    for (size_t i = 0; i < n; i++)
+        if (str_equal(names[i], json_string_value(v)))
+            return (int)i;
+    return -EBADMSG;
+}
+
+static int parse(struct sandbox *s, const json_t *doc, struct error **err)
+{
+    int state = sandbox_state_parse(json_string_value(json_object_get(doc, "state")));
+    int desired =
+        find_name(desired_names, ARRAY_SIZE(desired_names), json_object_get(doc, "desired"));
+    int r;
+
+    if (!str_equal(json_string_value(json_object_get(doc, "id")), s->id))
+        return error_set(err, -EBADMSG, "it holds another sandbox's id");
+    if (state < 0 || desired < 0)
+        return error_set(err, -EBADMSG, "unknown state");
+    s->state = (enum sandbox_state)state;
+    s->desired = (enum sandbox_desired)desired;
+    r = record_from_json(&sandbox_spec_desc, json_object_get(doc, "spec"), &s->spec, err);
+    if (r < 0)
+        return r;
+    r = record_from_json(&status_desc, json_object_get(doc, "status"), &s->status, err);
+    if (r < 0)
+        return r;
+    if (!s->spec.name || !s->spec.namespace || !s->spec.uid || !s->status.boot_id)
+        return error_set(err, -EBADMSG, "name, namespace, uid or boot id is missing");
+    return 0;
+}
+
+int sandbox_load(struct node *n, const char *id, const json_t *doc, struct sandbox **ret,
+                 struct error **err)
+{
+    struct sandbox *s;
+    _cleanup_(freep) char *key = NULL;
+    int r;
+
+    if (strlen(id) > LIMIT_ID_MAX || hashmap_get(&n->sandboxes, id))
+        return error_set(err, -EBADMSG, "no sandbox id, or a second one: %.80s", id);
+    s = sandbox_new(n, id);
+    r = parse(s, doc, err);
+    if (r >= 0) {
+        key = sandbox_name_key(&s->spec);
+        r = hashmap_put(&n->names, key, s);
+        if (r == -EEXIST) /* an older attempt keeps the name; this one is still cleaned up */
+            r = 0;
+    }
+    if (r < 0) {
+        sandbox_free(s);
+        return error_prefix(err, r, "sandbox %s", id);
+    }
+    node_order_sandbox(n, s);
+    s->journal = json_incref(json_object_get(doc, "plan"));
+    *ret = s;
+    return 0;
+}
+
+void sandbox_set_reason(struct sandbox *s, const char *reason, const char *message)
+{
+    if (s->status.reason) /* the first cause counts */
+        return;
+    s->status.reason = str_dup(reason);
+    s->status.message = str_dup(message);
+}
+
+/* ---- the ends of plans */
+
+static int journal(void *object, struct error **err)
+{
+    struct sandbox *s = object;
+
+    return sandbox_save(s, s->plan && plan_run_plan(s->plan)->kind == PLAN_FORWARD, err);
+}
+
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->retry = sd_event_source_disable_unref(s->retry);
+    if (s->state == SANDBOX_REMOVING)
+        sandbox_begin_remove(s);
+    else
+        sandbox_begin_stop(s);
+    return 0;
+}
+
+static void retry_later(struct sandbox *s)
+{
+    uint64_t ms = RETRY_FIRST_MS << (s->retries < 8 ? s->retries : 8);
+
+    if (ms > RETRY_LAST_MS)
+        ms = RETRY_LAST_MS;
+    s->retries++;
+    s->retry = sd_event_source_disable_unref(s->retry);
+    (void)sd_event_add_time_relative(s->node->event, &s->retry, CLOCK_MONOTONIC, ms * 1000, 0,
+                                     on_retry, s);
+}
+
+static void set_owed(struct sandbox *s, const struct error *why)
+{
+    error_free(s->owed);
+    s->owed = NULL;
+    (void)error_set_class(&s->owed, (int)error_class_of(why, -EIO), why ? -why->code : -EIO, "%s",
+                          error_text(why, -EIO));
+}
+
+static void log_stages(const struct sandbox *s, const struct plan_run *run)
+{
+    const struct plan *plan = plan_run_plan(run);
+    char text[512];
+    size_t at = 0;
+
+    for (unsigned i = 0; i < plan->step_count && at < sizeof(text); i++) {
+        int k = snprintf(text + at, sizeof(text) - at, " %s=%lluus", plan->steps[i].name,
+                         (unsigned long long)(plan_step_ns(run, i) / 1000));
+        if (k < 0)
+            break;
+        at += (size_t)k;
+    }
+    log_info("sandbox is ready:%s", text);
+}
+
+static void run_finished(struct sandbox *s, struct plan_run *run, enum plan_outcome outcome,
+                         const struct error *why, const struct error *undo_why)
+{
+    struct node *n = s->node;
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
+
+    if (outcome == PLAN_DONE) {
+        log_stages(s, run);
+        waiters_complete(&s->run_waiters, &n->answers, 0, NULL, s->id);
+        return;
+    }
+    if (outcome == PLAN_UNDONE) {
+        log_warning("sandbox was not started and is undone: %s", error_text(why, -EIO));
+        r = store_delete(n->sandbox_store, s->id, &err);
+        if (r < 0)
+            log_error("cannot delete its record, the next start will: %s", error_text(err, r));
+        waiters_complete(&s->run_waiters, &n->answers, why ? -why->code : -EIO, why, NULL);
+        waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, NULL);
+        waiters_complete(&s->remove_waiters, &n->answers, 0, NULL, NULL);
+        sandbox_free(s);
+        return;
+    }
+    log_error("sandbox was not started, and undoing it failed: %s; %s", error_text(why, -EIO),
+              error_text(undo_why, -EIO));
+    (void)error_set_class(&err, (int)error_class_of(why, -EIO), why ? -why->code : -EIO,
+                          "%s; undoing it failed too and is tried again: %s", error_text(why, -EIO),
+                          error_text(undo_why, -EIO));
+    s->state = SANDBOX_STOPPING;
+    if (s->desired == SANDBOX_WANT_READY)
+        s->desired = SANDBOX_WANT_STOPPED;
+    sandbox_set_reason(s, "StartFailed", err->message);
+    set_owed(s, undo_why);
+    r = sandbox_save(s, true, NULL);
+    if (r < 0)
+        log_error_errno(r, "cannot save what is owed, the journal of its start still tells");
+    waiters_complete(&s->run_waiters, &n->answers, -err->code, err, NULL);
+    waiters_complete(&s->stop_waiters, &n->answers, -s->owed->code, s->owed, NULL);
+    waiters_complete(&s->remove_waiters, &n->answers, -s->owed->code, s->owed, NULL);
+    retry_later(s);
+}
+
+static void stop_finished(struct sandbox *s, enum plan_outcome outcome, const struct error *why)
+{
+    struct node *n = s->node;
+
+    if (outcome == PLAN_DONE) {
+        log_info("sandbox is stopped");
+        s->retries = 0;
+        waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, s->id);
+        if (s->desired == SANDBOX_WANT_REMOVED)
+            sandbox_begin_remove(s);
+        return;
+    }
+    log_warning("sandbox cannot be released yet, it is tried again: %s", error_text(why, -EIO));
+    set_owed(s, why);
+    waiters_complete(&s->stop_waiters, &n->answers, -s->owed->code, s->owed, NULL);
+    waiters_complete(&s->remove_waiters, &n->answers, -s->owed->code, s->owed, NULL);
+    retry_later(s);
+}
+
+static void remove_finished(struct sandbox *s, enum plan_outcome outcome, const struct error *why)
+{
+    struct node *n = s->node;
+
+    if (outcome != PLAN_DONE) {
+        log_warning("sandbox cannot be removed yet, it is tried again: %s", error_text(why, -EIO));
+        set_owed(s, why);
+        waiters_complete(&s->remove_waiters, &n->answers, -s->owed->code, s->owed, NULL);
+        retry_later(s);
+        return;
+    }
+    log_info("sandbox is removed");
+    waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, s->id);
+    waiters_complete(&s->remove_waiters, &n->answers, 0, NULL, s->id);
+    sandbox_free(s);
+}
+
+static void finished(struct plan_run *run, void *object, enum plan_outcome outcome,
+                     const struct error *why, const struct error *undo_why)
+{
+    struct sandbox *s = object;
+    struct node *n = s->node;
+    char id[LIMIT_ID_MAX + 1];
+
+    memcpy(id, s->id, sizeof(id)); /* the sandbox may go below */
+    {
+        LOG_SCOPE(pod, "pod", id);
+        s->plan = NULL;
+        s->cni_run = NULL;
+        s->wait = SANDBOX_WAIT_NONE;
+        if (plan_run_plan(run) == &sandbox_run_plan)
+            run_finished(s, run, outcome, why, undo_why);
+        else if (plan_run_plan(run) == &sandbox_stop_plan)
+            stop_finished(s, outcome, why);
+        else
+            remove_finished(s, outcome, why);
+        plan_run_free(run); /* last: why is its own */
+    }
+    node_check_ready(n);
+}
+const struct plan_ops sandbox_plan_ops = {journal, finished};
+
+static void begin(struct sandbox *s, const struct plan *plan, enum sandbox_state state)
+{
+    int r;
+
+    s->retry = sd_event_source_disable_unref(s->retry);
+    if (s->plan)
+        return;
+    s->state = state;
+    r = plan_run_new(plan, &sandbox_plan_ops, s, s->node->event, &s->plan);
+    if (r < 0) {
+        log_error_errno(r, "cannot begin %s, trying again", plan->name);
+        retry_later(s);
+        return;
+    }
+    plan_run_start(s->plan);
+}
+
+void sandbox_begin_stop(struct sandbox *s)
+{
+    if (s->desired == SANDBOX_WANT_READY)
+        s->desired = SANDBOX_WANT_STOPPED;
+    begin(s, &sandbox_stop_plan, SANDBOX_STOPPING);
+}
+
+void sandbox_begin_remove(struct sandbox *s)
+{
+    s->desired = SANDBOX_WANT_REMOVED;
+    begin(s, &sandbox_remove_plan, SANDBOX_REMOVING);
+}
+
+/* ---- events */
+
+static void fail_run(struct sandbox *s, const char *reason, const char *message)
+{
+    struct error *err = NULL;
+
+    (void)error_set_class(&err, ERROR_UNAVAILABLE, -ECONNRESET,
+                          "the VM ended while starting: %s: %s", reason, message);
+    plan_run_cancel(s->plan, err);
+}
+
+void sandbox_vm_gone(struct sandbox *s, const char *reason, const char *message, bool oom)
+{
+    struct container *c;
+
+    s->vm_ended = true;
+    switch ((int)sandbox_on(state_now(s), SANDBOX_EV_VM_GONE)) {
+    case SANDBOX_DO_FAIL_RUN:
+        if (s->plan)
+            fail_run(s, reason, message);
+        break;
+    case SANDBOX_DO_LOSE_VM:
+        log_error("VM ended: %s: %s", reason, message);
+        sandbox_set_reason(s, reason, message);
+        list_foreach (c, &s->containers, node)
+            container_vm_gone(c, oom);
+        sandbox_begin_stop(s);
+        break;
+    default: /* it was to end */
+        list_foreach (c, &s->containers, node)
+            container_vm_gone(c, oom);
+        break;
+    }
+    sandbox_poke(s);
+}
+
+static int refuse_other(const struct sandbox *s, struct error **err)
+{
+    return error_set(err, -EEXIST,
+                     "sandbox %s/%s (uid %s, attempt %u) exists as %s with another configuration",
+                     s->spec.namespace, s->spec.name, s->spec.uid, s->spec.attempt, s->id);
+}
+
+/* RunPodSandbox for a name that is taken. */
+static int run_again(struct sandbox *s, const struct sandbox_spec *spec, waiter_fn fn,
+                     void *userdata, struct waiter **ret, struct error **err)
+{
+    enum sandbox_action action = sandbox_on(state_now(s), SANDBOX_EV_RUN);
+
+    if (action != SANDBOX_DO_JOIN_RUN && action != SANDBOX_DO_ANSWER_RUN)
+        return error_set(
+            err, -EEXIST,
+            "sandbox %s/%s (attempt %u) exists as %s and is not ready any more; remove "
+            "it first or use another attempt",
+            s->spec.namespace, s->spec.name, s->spec.attempt, s->id);
+    if (!record_equal(&sandbox_spec_desc, spec, &s->spec))
+        return refuse_other(s, err);
+    *ret = waiter_new(&s->run_waiters, fn, userdata);
+    if (action == SANDBOX_DO_ANSWER_RUN)
+        waiter_complete(*ret, &s->node->answers, 0, NULL, s->id);
+    return 0;
+}
+
+static int run_new(struct node *n, struct sandbox_spec *spec, waiter_fn fn, void *userdata,
+                   struct waiter **ret, struct error **err)
+{
+    _cleanup_(freep) char *key = sandbox_name_key(spec);
+    struct sandbox *s = hashmap_get(&n->names, key);
+    char id[LIMIT_ID_MAX + 1];
+    int r;
+
+    if (s)
+        return run_again(s, spec, fn, userdata, ret, err);
+    if (hashmap_count(&n->sandboxes) >= LIMIT_PODS)
+        return error_set(err, -EDQUOT, "this node has %d sandboxes, its limit", LIMIT_PODS);
+    random_hex(id, LIMIT_ID_MAX);
+    s = sandbox_new(n, id);
+    s->spec = *spec;
+    memset(spec, 0, sizeof(*spec));
+    (void)hashmap_put(&n->names, key, s);
+    r = sandbox_prepare_run(s, err);
+    if (r >= 0) {
+        r = plan_run_new(&sandbox_run_plan, &sandbox_plan_ops, s, n->event, &s->plan);
+        if (r < 0)
+            (void)error_set(err, r, "cannot start a sandbox: %s", strerror(-r));
+    }
+    if (r < 0) {
+        sandbox_free(s);
+        return r;
+    }
+    log_info("starting sandbox %s for pod %s/%s", s->id, s->spec.namespace, s->spec.name);
+    *ret = waiter_new(&s->run_waiters, fn, userdata);
+    plan_run_start(s->plan);
+    return 0;
+}
+
+int node_run_sandbox(struct node *n, struct sandbox_spec *spec, waiter_fn fn, void *userdata,
+                     struct waiter **ret, struct error **err)
+{
+    int r = node_require_ready(n, err);
+
+    if (r >= 0)
+        r = run_new(n, spec, fn, userdata, ret, err);
+    sandbox_spec_clear(spec);
+    return r;
+}
+
+/* A stop or remove of something unknown: done, told from the loop like everything else. */
+static int answer_unknown(struct node *n, waiter_fn fn, void *userdata, struct waiter **ret,
+                          struct error **err)
+{
+    struct list none;
+
+    error_free(*err);
+    *err = NULL;
+    list_init(&none);
+    *ret = waiter_new(&none, fn, userdata);
+    waiter_complete(*ret, &n->answers, 0, NULL, NULL);
+    return 0;
+}
+
+static void cancel_run(struct sandbox *s)
+{
+    struct error *err = NULL;
+
+    (void)error_set(&err, -ECANCELED, "the sandbox was stopped while it started");
+    plan_run_cancel(s->plan, err);
+}
+
+int node_stop_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
+                      struct waiter **ret, struct error **err)
+{
+    _cleanup_(error_freep) struct error *why = NULL;
+    struct sandbox *s = NULL;
+    int r = node_find_sandbox(n, id, &s, &why);
+
+    if (r == -ENOENT)
+        return answer_unknown(n, fn, userdata, ret, &why);
+    if (r < 0)
+        return error_set_class(err, (int)why->class, r, "%s", why->message);
+    LOG_SCOPE(pod, "pod", s->id);
+    if (s->desired == SANDBOX_WANT_READY)
+        s->desired = SANDBOX_WANT_STOPPED;
+    *ret = waiter_new(&s->stop_waiters, fn, userdata);
+    switch ((int)sandbox_on(state_now(s), SANDBOX_EV_STOP)) {
+    case SANDBOX_DO_CANCEL_RUN:
+        cancel_run(s);
+        break;
+    case SANDBOX_DO_BEGIN_STOP:
+        log_info("stopping sandbox");
+        sandbox_begin_stop(s);
+        break;
+    case SANDBOX_DO_JOIN_STOP:
+        sandbox_begin_stop(s); /* a halted one begins again at once */
+        break;
+    case SANDBOX_DO_JOIN_REMOVE:
+        sandbox_begin_remove(s);
+        break;
+    case SANDBOX_DO_ANSWER:
+        waiter_complete(*ret, &n->answers, 0, NULL, s->id);
+        break;
+    default: /* WAIT_UNDO: the waiter is told when it is over */
+        break;
+    }
+    return 0;
+}
+
+int node_remove_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
+                        struct waiter **ret, struct error **err)
+{
+    _cleanup_(error_freep) struct error *why = NULL;
+    struct sandbox *s = NULL;
+    int r = node_find_sandbox(n, id, &s, &why);
+
+    if (r == -ENOENT)
+        return answer_unknown(n, fn, userdata, ret, &why);
+    if (r < 0)
+        return error_set_class(err, (int)why->class, r, "%s", why->message);
+    LOG_SCOPE(pod, "pod", s->id);
+    s->desired = SANDBOX_WANT_REMOVED;
+    *ret = waiter_new(&s->remove_waiters, fn, userdata);
+    switch ((int)sandbox_on(state_now(s), SANDBOX_EV_REMOVE)) {
+    case SANDBOX_DO_CANCEL_RUN:
+        cancel_run(s);
+        break;
+    case SANDBOX_DO_STOP_REMOVE:
+        log_info("stopping and removing sandbox");
+        sandbox_begin_stop(s);
+        break;
+    case SANDBOX_DO_BEGIN_REMOVE:
+    case SANDBOX_DO_JOIN_REMOVE:
+        sandbox_begin_remove(s);
+        break;
+    default: /* WAIT_UNDO */
+        break;
+    }
+    return 0;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Scratch disks: sparse files copied from a template. Paths are below a directory given as fd. */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* Makes the template of that size unless it is there. Waits for mkfs (some 50 ms, once). */
+int scratch_make_template(int dirfd, const char *mkfs, uint64_t bytes, struct error **err);
+/* Copies the data of a sparse file, not its holes. 0 or errno. */
+int scratch_copy_sparse(int from, int to, uint64_t bytes);
