@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls that wait, and the table of all RPCs. */
+#include <string.h>
+
+#include "base/log.h"
+#include "base/str.h"
+#include "cri/cri-internal.h"
+#include "gen/cri/nexus-admin.pb-c.h"
+
+char *text_of(const char *s)
+{
+    return (char *)(uintptr_t)(s ? s : ""); /* messages are only read from here on */
+}
+
+void rpc_no_memory(struct grpc_call *call)
+{
+    grpc_call_fail(call, GRPC_RESOURCE_EXHAUSTED, "the answer is too large");
+}
+
+void rpc_fail(struct grpc_call *call, int r, struct error **err)
+{
+    grpc_call_fail_error(call, r, *err);
+}
+
+/* The caller left, or its deadline passed: what it began goes on without it, except for what only
+ * made sense for it. */
+static void on_cancel(struct grpc_call *call, void *userdata)
+{
+    struct rpc *rpc = userdata;
+
+    waiter_cancel(rpc->waiter);
+    vmm_exec_cancel(rpc->exec);
+    if (rpc->pull)
+        image_pull_cancel(rpc->pull);
+}
+
+struct rpc *rpc_new(struct cri *cri, struct grpc_call *call,
+                    void (*reply)(struct rpc *rpc, const char *id))
+{
+    struct rpc *rpc = arena_alloc(grpc_call_arena(call), sizeof(*rpc));
+
+    if (!rpc) {
+        rpc_no_memory(call);
+        return NULL;
+    }
+    rpc->cri = cri;
+    rpc->call = call;
+    rpc->reply = reply;
+    grpc_call_on_cancel(call, on_cancel, rpc);
+    return rpc;
+}
+
+void rpc_done(void *userdata, int r, const struct error *err, const char *id)
+{
+    struct rpc *rpc = userdata;
+
+    rpc->waiter = NULL;
+    if (r < 0)
+        grpc_call_fail_error(rpc->call, r, err);
+    else
+        rpc->reply(rpc, id);
+}
+
+int cri_new(const struct cri_config *config, struct node *node, struct image_store *images,
+            struct cri **ret)
+{
+    struct cri *cri = xcalloc(1, sizeof(*cri));
+
+    cri->config = *config;
+    cri->node = node;
+    cri->images = images;
+    *ret = cri;
+    return 0;
+}
+
+void cri_free(struct cri *cri)
+{
+    free(cri);
+}
+
+static const struct grpc_method runtime_methods[] = {
+    {"Version", cri_version},
+    {"Status", cri_status},
+    {"RuntimeConfig", cri_runtime_config},
+    {"UpdateRuntimeConfig", cri_update_runtime_config},
+    {"RunPodSandbox", cri_run_pod_sandbox},
+    {"StopPodSandbox", cri_stop_pod_sandbox},
+    {"RemovePodSandbox", cri_remove_pod_sandbox},
+    {"PodSandboxStatus", cri_pod_sandbox_status},
+    {"ListPodSandbox", cri_list_pod_sandbox},
+    {"CreateContainer", cri_create_container},
+    {"StartContainer", cri_start_container},
+    {"StopContainer", cri_stop_container},
+    {"RemoveContainer", cri_remove_container},
+    {"ListContainers", cri_list_containers},
+    {"ContainerStatus", cri_container_status},
+    {"ReopenContainerLog", cri_reopen_container_log},
+    {"ExecSync", cri_exec_sync},
+    {NULL, NULL},
+};
+
+static const struct grpc_method image_methods[] = {
+    {"ListImages", cri_list_images},    {"ImageStatus", cri_image_status},
+    {"PullImage", cri_pull_image},      {"RemoveImage", cri_remove_image},
+    {"ImageFsInfo", cri_image_fs_info}, {NULL, NULL},
+};
+
+static const struct grpc_method nexus_methods[] = {
+    {"Pull", nexus_pull},
+    {NULL, NULL},
+};
+
+int cri_register(struct cri *cri, struct grpc_server *server, struct error **err)
+{
+    const struct {
+        const ProtobufCServiceDescriptor *service;
+        const struct grpc_method *methods;
+    } services[] = {
+        {&runtime__v1__runtime_service__descriptor, runtime_methods},
+        {&runtime__v1__image_service__descriptor, image_methods},
+        {&nexus__v1__images__descriptor, nexus_methods},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(services); i++) {
+        int r = grpc_server_add_service(server, services[i].service, services[i].methods, cri);
+        if (r < 0)
+            return error_set(err, r, "cannot serve %s: %s", services[i].service->name,
+                             strerror(-r));
+    }
+    return 0;
+}
