@@ -1,0 +1,6 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Log lines to the journal's native protocol, with ids as fields of their own. */
+#pragma once
+
+/* target: "auto" (the journal when systemd started us and it is there), "stderr", "journal". */
+void journal_set_up(const char *target);
