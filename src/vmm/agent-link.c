@@ -35,7 +35,7 @@ struct agent_link {
     const struct agent_link_ops *ops;
     void *ud;
     struct transport_conn *conn; /* NULL: none yet, or over */
-    bool used;                   /* there was one; a second is never taken */
+    bool shut;                   /* one said hello or broke a rule: no further one is taken */
     bool ready;                  /* said hello */
     struct tlv_reader reader;
     struct buf out;
@@ -99,6 +99,7 @@ static void end(struct agent_link *link, bool close)
 
 static void violate(struct agent_link *link, const char *what)
 {
+    link->shut = true;
     end(link, /* close= */ true);
     link->ops->on_violation(link->ud, what);
 }
@@ -246,7 +247,7 @@ static const char *on_hello(struct agent_link *link, const Nexus__AgentHello *he
         return "a second hello";
     if (hello->version != AGENT_PROTOCOL_VERSION)
         return "the agent speaks another protocol version";
-    link->ready = true;
+    link->ready = link->shut = true;
     loop_timer_set_after_ms(link->ping_timer, link->ping_ms);
     link->ops->on_hello(link->ud, hello);
     return NULL;
@@ -365,20 +366,23 @@ static void on_writable(struct transport_conn *c, void *ud)
     write_out(ud);
 }
 
+static void lose(struct agent_link *link, bool close, int reason)
+{
+    bool ready = link->ready;
+
+    end(link, close);
+    if (ready) /* before hello it may try again: a slow boot times out its connect */
+        link->ops->on_closed(link->ud, reason);
+}
+
 static void on_peer_shutdown(struct transport_conn *c, void *ud)
 {
-    struct agent_link *link = ud;
-
-    end(link, /* close= */ true);
-    link->ops->on_closed(link->ud, 0);
+    lose(ud, /* close= */ true, 0);
 }
 
 static void on_conn_closed(struct transport_conn *c, int reason, void *ud)
 {
-    struct agent_link *link = ud;
-
-    end(link, /* close= */ false);
-    link->ops->on_closed(link->ud, reason);
+    lose(ud, /* close= */ false, reason);
 }
 
 static const struct transport_conn_ops conn_ops = {
@@ -437,9 +441,10 @@ void agent_link_set_ping_ms(struct agent_link *link, uint32_t ping_ms)
 
 bool agent_link_accept(struct agent_link *link, struct transport_conn *c)
 {
-    if (link->used)
+    if (link->shut)
         return false;
-    link->used = true;
+    if (link->conn) /* the agent gave up on a connect that we had seen */
+        end(link, /* close= */ true);
     link->conn = c;
     link->unasked_ns = clock_mono_ns();
     link->transport->conn_set_ops(c, &conn_ops, link);
@@ -448,7 +453,7 @@ bool agent_link_accept(struct agent_link *link, struct transport_conn *c)
 
 void agent_link_close(struct agent_link *link)
 {
-    link->used = true;
+    link->shut = true;
     end(link, /* close= */ true);
 }
 

@@ -26,7 +26,7 @@ struct agent_link_ops {
     void (*on_log)(void *ud, uint32_t level, const char *text);
     /* The link is over (all requests have ended before): a rule was broken, or pings were missed. */
     void (*on_violation)(void *ud, const char *what);
-    /* The link is over: the connection went away by itself. */
+    /* The link is over: the connection went away by itself, after hello. */
     void (*on_closed)(void *ud, int reason);
 };
 
@@ -41,7 +41,8 @@ int agent_link_new(struct loop *loop, const struct transport *transport,
 void agent_link_free(struct agent_link *link);
 void agent_link_set_ping_ms(struct agent_link *link, uint32_t ping_ms);
 
-/* A connection to the control port: taken (true) if there was none before. */
+/* A connection to the control port: taken (true) until one has said hello; a newer one replaces one that
+ * has not. */
 bool agent_link_accept(struct agent_link *link, struct transport_conn *c);
 /* Closes the connection; requests end with -ECONNRESET; no further callback. */
 void agent_link_close(struct agent_link *link);

@@ -277,6 +277,29 @@ static void guest_that_never_says_hello_stays_booting(void **state)
     pod_free(pod);
 }
 
+static void agent_may_try_again_until_it_has_said_hello(void **state)
+{
+    struct pod *pod = pod_new("delay@hello=60");
+    const struct transport *guest = mem_transport_guest(pod->transport);
+    static const struct transport_conn_ops none;
+    struct transport_conn *first, *second;
+    struct control_client c;
+
+    pod_connect(pod, &c);
+    assert_int_equal(guest->connect(guest->impl, TRANSPORT_PORT_CONTROL, &none, NULL, &first), 0);
+    for (int i = 0; i < 5; i++)
+        assert_true(loop_turn(pod->loop, 0) >= 0);
+    guest->conn_close(first);
+    for (int i = 0; i < 5; i++)
+        assert_true(loop_turn(pod->loop, 0) >= 0);
+    /* and one that is left open without a word does not keep the next one out */
+    assert_int_equal(guest->connect(guest->impl, TRANSPORT_PORT_CONTROL, &none, NULL, &second), 0);
+    pod_wait_ready(&c);
+    assert_string_equal(pod_configure(&c), "");
+    control_client_close(&c);
+    pod_free(pod);
+}
+
 static void second_agent_connection_is_refused(void **state)
 {
     struct pod *pod = pod_new("");
@@ -306,6 +329,7 @@ int main(void)
         cmocka_unit_test(late_answer_is_no_violation),
         cmocka_unit_test(oom_of_a_foreign_container_is_ignored),
         cmocka_unit_test(guest_that_never_says_hello_stays_booting),
+        cmocka_unit_test(agent_may_try_again_until_it_has_said_hello),
         cmocka_unit_test(second_agent_connection_is_refused),
     };
 
