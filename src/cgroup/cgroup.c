@@ -20,37 +20,28 @@
 
 /* ---------------------------------------------------------------- making */
 
-static int enable_one(int dir_fd, unsigned bit, const char *name, unsigned have)
-{
-    char text[16];
-
-    if (!(have & bit))
-        return 0;
-    (void)snprintf(text, sizeof(text), "+%s", name);
-    return cgroup_file_write(dir_fd, "cgroup.subtree_control", text);
-}
-
-/* Hands the controllers that dir has on to its children. Those that are on already stay. */
+/* Hands the controllers that dir has on to its children; those that are on already stay. One write
+ * for all: with processes inside, cpu alone would be accepted and turn the cgroup into a threaded
+ * one, for which memory is then refused with a misleading error. */
 static int enable_controllers(int dir_fd, unsigned wanted)
 {
     char text[1024] = "";
-    unsigned have, on = 0;
+    unsigned add, on = 0;
     int r;
 
     r = cgroup_file_read(dir_fd, "cgroup.controllers", text, sizeof(text));
     if (r < 0)
         return r;
-    have = cgroup_controllers_parse(text) & wanted;
+    add = cgroup_controllers_parse(text) & wanted;
     r = cgroup_file_read(dir_fd, "cgroup.subtree_control", text, sizeof(text));
     if (r == 0)
         on = cgroup_controllers_parse(text);
-    have &= ~on;
-    r = enable_one(dir_fd, CGROUP_CPU, "cpu", have);
-    if (r == 0)
-        r = enable_one(dir_fd, CGROUP_MEMORY, "memory", have);
-    if (r == 0)
-        r = enable_one(dir_fd, CGROUP_PIDS, "pids", have);
-    return r;
+    add &= ~on;
+    if (!add)
+        return 0;
+    return cgroup_file_printf(
+        dir_fd, "cgroup.subtree_control", "%s%s%s", add & CGROUP_CPU ? "+cpu " : "",
+        add & CGROUP_MEMORY ? "+memory " : "", add & CGROUP_PIDS ? "+pids" : "");
 }
 
 /* Walks from the root to the parent, making what is missing, enabling on the way. */

@@ -21,6 +21,7 @@ struct cni_call {
     struct cni_params params;
     char **paths; /* of the plugins, in their order */
     size_t done_plugins;
+    bool repeated;             /* the current plugin runs for the second time (DEL) */
     json_t *prev;              /* owned; what the next plugin gets */
     struct cni_result *result; /* owned; of the latest ADD */
     uint64_t deadline_ms;
@@ -158,6 +159,13 @@ static int judge(struct cni_call *c, const struct cni_outcome *o, struct error *
 
 /* ---------------------------------------------------------------- the chain */
 
+/* A DEL after half an ADD: Debian's bridge plugin (1.1.1) fails on the first rule that is missing, and
+ * succeeds when it is called again. What ended by our hand is not repeated. */
+static bool may_repeat(const struct cni_call *c, const struct cni_outcome *o)
+{
+    return c->cmd == CNI_DEL && !c->repeated && o->r == 0 && c->stop == 0;
+}
+
 static void on_child_done(const struct cni_outcome *o, void *userdata)
 {
     struct cni_call *c = userdata;
@@ -166,11 +174,17 @@ static void on_child_done(const struct cni_outcome *o, void *userdata)
 
     c->child = NULL; /* frees itself */
     r = judge(c, o, &err);
-    if (r < 0) {
+    if (r < 0 && may_repeat(c, o)) {
+        log_debug("%s; once more", error_text(err, r));
+        c->repeated = true;
+    } else if (r < 0) {
         finish(c, prefix_plugin(c, r, &err), err);
         return;
+    } else {
+        c->repeated = false;
+        c->done_plugins++;
     }
-    c->done_plugins++;
+    error_free(TAKE(err));
     if (sd_event_source_set_enabled(c->next, SD_EVENT_ONESHOT) < 0)
         finish(c, error_set(&err, -ENOMEM, "cannot arm the event loop"), err);
 }

