@@ -11,6 +11,7 @@
 #include "agent/control.h"
 #include "agent/guest-log.h"
 #include "agent/process.h"
+#include "agent/region.h"
 #include "agent/shutdown.h"
 #include "agent/stream.h"
 #include "agent/uevent-monitor.h"
@@ -93,16 +94,17 @@ int agent_run(struct agent *a)
 
 void agent_free(struct agent *a)
 {
-    struct container *k, *k_next;
-    struct stream *s, *s_next;
-
-    (void)k;
-    (void)k_next;
-    (void)s;
-    (void)s_next;
+    if (!a)
+        return;
     log_set_sink(NULL);
+    streams_free(a); /* before what they borrow */
+    creations_free(a);
+    containers_free(a);
+    regions_free(a);
+    cgroups_free(a);
+    processes_free(a);
+    shutdown_free(a->shutdown);
     control_free(a->control);
-    a->control = NULL;
     loop_free(a->loop);
     (void)close_fd(a->null_fd);
     (void)close_fd(a->signal_fd);

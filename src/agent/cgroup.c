@@ -236,6 +236,12 @@ static void reaper_free(struct cgroup_reaper *r)
     free(r);
 }
 
+void cgroups_free(struct agent *a)
+{
+    while (!list_is_empty(&a->dying_cgroups))
+        reaper_free(list_first(&a->dying_cgroups, struct cgroup_reaper, link));
+}
+
 static void on_events(struct watch *w, void *userdata)
 {
     struct cgroup_reaper *r = userdata;

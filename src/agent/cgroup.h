@@ -33,6 +33,8 @@ bool cgroup_is_populated(const struct cgroup *cg);
 /* How often the kernel killed for memory in it and below. */
 uint64_t cgroup_oom_kills(const struct cgroup *cg);
 
+/* At the end: forgets the removals under way. */
+void cgroups_free(struct agent *a);
 /* Kills what is in cg and removes the directory as soon as it is empty, then calls done (may be
  * NULL), from the loop or before it returns. Takes cg. */
 void cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata), void *userdata);

@@ -22,9 +22,8 @@ struct creation {
     struct loop_source *timer;
 };
 
-static void creation_end(struct creation *c, int r, const struct error *err)
+static void creation_free(struct creation *c)
 {
-    control_reply(c->agent, c->request, r, err);
     uevent_wait_no_more(&c->waiter);
     loop_remove(c->timer);
     list_remove(&c->link);
@@ -32,6 +31,18 @@ static void creation_end(struct creation *c, int r, const struct error *err)
     if (c->spec)
         message_free(&c->spec->base);
     free(c);
+}
+
+static void creation_end(struct creation *c, int r, const struct error *err)
+{
+    control_reply(c->agent, c->request, r, err);
+    creation_free(c);
+}
+
+void creations_free(struct agent *a)
+{
+    while (!list_is_empty(&a->creating))
+        creation_free(list_first(&a->creating, struct creation, link));
 }
 
 static struct creation *creation_find(struct agent *a, const char *id)

@@ -94,6 +94,16 @@ void container_free(struct container *k)
     free(k);
 }
 
+void containers_free(struct agent *a)
+{
+    while (!list_is_empty(&a->containers)) {
+        struct container *k = list_first(&a->containers, struct container, link);
+        process_forget(k->process);
+        list_remove(&k->link);
+        container_free(k);
+    }
+}
+
 int container_prepare(struct container *k, struct error **err)
 {
     static const char *const devpts[] = {"ptmxmode", "0666", "mode", "0620", "gid", "5", NULL};

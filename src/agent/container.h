@@ -86,3 +86,6 @@ void container_remove(struct agent *a, const char *id, uint64_t request);
 /* Tries again to tell what is owed to the host. */
 void containers_flush_events(struct agent *a);
 bool containers_any_running(struct agent *a);
+/* At the end: frees what is there; mounts and cgroups stay. */
+void containers_free(struct agent *a);
+void creations_free(struct agent *a);

@@ -69,10 +69,10 @@ static int mount_all(struct error **err)
 
 static void load_module(int dir, const char *file, const char *params)
 {
-    _cleanup_(closep) int fd = file_open_beneath(dir, file, O_RDONLY, 0);
+    _cleanup_(closep) int fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0)
-        log_error_errno(fd, "kernel module %s is missing", file);
+        log_error_errno(-errno, "kernel module %s is missing", file);
     else if (syscall(SYS_finit_module, fd, params, 0) < 0 && errno != EEXIST)
         log_error_errno(-errno, "kernel module %s was refused", file);
 }

@@ -13,5 +13,5 @@
 int early_init(struct error **err);
 
 /* One line of /modules.list: "virtio_net.ko param=1", '#' begins a comment. Splits line in place.
- * True: *ret_file names a file of /modules and *ret_params its (maybe empty) parameters. */
+ * True: *ret_file is a file of /modules or an absolute path, and *ret_params its (maybe empty) parameters. */
 bool early_parse_module(char *line, const char **ret_file, const char **ret_params);

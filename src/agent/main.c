@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nexus-agent: PID 1 of the guest. `nexus-agent --test-socket DIR` (never as PID 1 of a kernel) runs
  * the same agent over unix sockets below DIR, with DIR/run and a cgroup2 mounted at DIR/cgroup. */
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -41,5 +42,11 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "nexus-agent %s is the first process of a guest\n", NEXUS_VERSION);
         return 2;
     }
-    return run(&set);
+    int r = run(&set);
+
+    if (!set.guest) {
+        free((char *)(uintptr_t)set.run_dir);
+        free((char *)(uintptr_t)set.cgroup_dir);
+    }
+    return r;
 }

@@ -111,6 +111,16 @@ void process_forget(struct process *p)
         p->on_exit = NULL;
 }
 
+void processes_free(struct agent *a)
+{
+    while (!list_is_empty(&a->processes)) {
+        struct process *p = list_first(&a->processes, struct process, link);
+        list_remove(&p->link);
+        (void)close_fd(p->pidfd);
+        free(p);
+    }
+}
+
 int process_signal(const struct process *p, int signal)
 {
     return syscall(NR_pidfd_send_signal, p->pidfd, signal, NULL, 0) < 0 ? -errno : 0;

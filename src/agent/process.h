@@ -41,6 +41,8 @@ int process_spawn(struct agent *a, const struct spawn *s,
                   struct process **ret, int *ret_status_fd, struct error **err);
 /* Nobody waits for it any more; NULL is allowed. */
 void process_forget(struct process *p);
+/* At the end: forgets all children. */
+void processes_free(struct agent *a);
 /* 0 or errno; -ESRCH: gone. */
 int process_signal(const struct process *p, int signal);
 

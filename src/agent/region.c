@@ -197,6 +197,13 @@ static void on_release_timer(struct loop_source *s, void *userdata)
     release_step(userdata);
 }
 
+static void region_free(struct region *r)
+{
+    list_remove(&r->link);
+    free(r->path);
+    free(r);
+}
+
 static int unmount_region(struct agent *a, struct region *r, struct error **err)
 {
     if (r->users)
@@ -206,9 +213,7 @@ static int unmount_region(struct agent *a, struct region *r, struct error **err)
         return error_set(err, -errno, "unmount region %#" PRIx64, r->gpa);
     if (a->set.guest)
         (void)rmdir(r->path);
-    list_remove(&r->link);
-    free(r->path);
-    free(r);
+    region_free(r);
     return 0;
 }
 
@@ -233,6 +238,18 @@ void region_release(struct agent *a, uint64_t gpa, uint64_t request)
         release_end(x, r, NULL);
     else
         release_step(x);
+}
+
+void regions_free(struct agent *a)
+{
+    while (!list_is_empty(&a->releases)) {
+        struct release *x = list_first(&a->releases, struct release, link);
+        loop_remove(x->timer);
+        list_remove(&x->link);
+        free(x);
+    }
+    while (!list_is_empty(&a->regions))
+        region_free(list_first(&a->regions, struct region, link));
 }
 
 void region_rescan(struct agent *a)

@@ -19,6 +19,8 @@ void region_put(struct region *r); /* NULL is allowed; stays mounted */
 /* Unmounts and takes the device from its driver, so that the host may take it away; then answers
  * request id. A region that is not there is no error; used by containers is "precondition". */
 void region_release(struct agent *a, uint64_t gpa, uint64_t request);
+/* At the end: frees the records; what is mounted stays. */
+void regions_free(struct agent *a);
 /* Offers empty virtio-mmio slots to the driver again: one that was released and filled anew is not
  * announced by the hardware. */
 void region_rescan(struct agent *a);

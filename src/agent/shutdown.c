@@ -80,6 +80,13 @@ void shutdown_begin(struct agent *a, uint32_t grace_ms)
         loop_timer_set_after_ms(s->timer, FLUSH_MS);
 }
 
+void shutdown_free(struct shutdown *s)
+{
+    if (s)
+        loop_remove(s->timer);
+    free(s);
+}
+
 void shutdown_check(struct agent *a)
 {
     if (a->shutdown && !containers_any_running(a))

@@ -54,6 +54,12 @@ static void stream_free(struct stream *s)
     free(s);
 }
 
+void streams_free(struct agent *a)
+{
+    while (!list_is_empty(&a->streams))
+        stream_free(list_first(&a->streams, struct stream, link));
+}
+
 void stream_container_gone(struct stream *s)
 {
     list_remove(&s->container_link);

@@ -52,6 +52,8 @@ struct stream {
 
 /* Listens for streams. 0 or errno. */
 int stream_listen(struct agent *a);
+/* Closes all streams; their execs are killed. */
+void streams_free(struct agent *a);
 /* The container is about to be freed; its processes are dead. */
 void stream_container_gone(struct stream *s);
 

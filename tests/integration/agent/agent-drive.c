@@ -3,6 +3,7 @@
  * holds it to its promises, one line per case. Needs root; everything happens in namespaces it makes,
  * or (--guest) it is PID 1 of a throw-away guest and ends by powering it off. */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,7 @@ int main(int argc, char **argv)
         (void)printf("skipped: needs root\n");
         return 77;
     }
+    (void)signal(SIGPIPE, SIG_IGN);
     if (setjmp(case_jump) != 0) {
         (void)printf("not ok start\n");
         return 1;

@@ -160,7 +160,7 @@ static void enter_namespaces(struct drive *d)
         CHECK(pid >= 0, "fork");
         if (pid > 0) { /* stays outside: hands the result on */
             CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-            exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+            _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
         }
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         CHECK(mount("proc", "/proc", "proc", 0, NULL) == 0, "proc");
