@@ -117,11 +117,13 @@ static uint64_t boot_clock_ns(void)
 
 static void send_hello(struct control *c)
 {
-    Nexus__AgentHello hello = NEXUS__AGENT_HELLO__INIT;
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__AgentHello hello;
+    Nexus__AgentMessage m;
     char version[] = NEXUS_VERSION;
     struct utsname u;
 
+    nexus__agent_hello__init(&hello);
+    nexus__agent_message__init(&m);
     hello.version = PROTOCOL_VERSION;
     hello.agent_version = version;
     if (uname(&u) == 0)
@@ -139,11 +141,13 @@ static void send_hello(struct control *c)
 
 void control_reply(struct agent *a, uint64_t id, int r, const struct error *err)
 {
-    Nexus__Reply reply = NEXUS__REPLY__INIT;
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__Reply reply;
+    Nexus__AgentMessage m;
     char class[32];
     char text[LIMIT_ERROR_TEXT_BYTES];
 
+    nexus__reply__init(&reply);
+    nexus__agent_message__init(&m);
     if (r < 0) {
         (void)snprintf(class, sizeof(class), "%s", error_class_name(error_class_of(err, r)));
         log_escape(text, sizeof(text), error_text(err, r), false);
@@ -384,10 +388,12 @@ void control_free(struct control *c)
 
 bool control_send_oom(struct agent *a, const char *container_id)
 {
-    Nexus__OomEvent oom = NEXUS__OOM_EVENT__INIT;
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__OomEvent oom;
+    Nexus__AgentMessage m;
     char id[LIMIT_ID_MAX + 1];
 
+    nexus__oom_event__init(&oom);
+    nexus__agent_message__init(&m);
     (void)snprintf(id, sizeof(id), "%s", container_id);
     oom.container_id = id;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_OOM;
@@ -397,10 +403,12 @@ bool control_send_oom(struct agent *a, const char *container_id)
 
 void control_send_log(struct agent *a, uint32_t level, const char *text)
 {
-    Nexus__GuestLog line = NEXUS__GUEST_LOG__INIT;
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__GuestLog line;
+    Nexus__AgentMessage m;
     char copy[1024];
 
+    nexus__guest_log__init(&line);
+    nexus__agent_message__init(&m);
     if (!a->control || a->control->state != CONTROL_OPEN || a->control->out.used > OUT_LOG_MAX)
         return;
     (void)snprintf(copy, sizeof(copy), "%s", text);

@@ -82,6 +82,7 @@ int process_spawn(struct agent *a, const struct spawn *s,
         log_set_sink(NULL); /* the agent's one would write to its connection */
         (void)close(status[0]);
         s->child(s->arg, status[1]);
+        _exit(1);
     }
     if (s->pidns_of >= 0 && setns(a->self_pidns, CLONE_NEWPID) < 0) {
         log_error_errno(-errno, "cannot return to the own PID namespace");

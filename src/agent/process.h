@@ -30,7 +30,7 @@ struct spawn {
     int cgroup_fd;       /* born in this cgroup; -EBADF: in the agent's */
     int pidns_of;        /* pidfd of a process whose PID namespace it joins; -EBADF: none */
     /* Runs in the child, with signals at their defaults and nothing blocked; must not return. */
-    void (*child)(void *arg, int status_fd) __attribute__((noreturn));
+    void (*child)(void *arg, int status_fd);
     void *arg;
 };
 

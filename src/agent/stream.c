@@ -78,10 +78,12 @@ static void queue_message(struct stream *s, uint8_t type, const ProtobufCMessage
 
 static void queue_error(struct stream *s, int exit_code, int r, const char *class, const char *text)
 {
-    Nexus__Reply reply = NEXUS__REPLY__INIT;
-    Nexus__StreamError e = NEXUS__STREAM_ERROR__INIT;
+    Nexus__Reply reply;
+    Nexus__StreamError e;
     char class_copy[32], clean[LIMIT_ERROR_TEXT_BYTES];
 
+    nexus__reply__init(&reply);
+    nexus__stream_error__init(&e);
     (void)snprintf(class_copy, sizeof(class_copy), "%s", class);
     log_escape(clean, sizeof(clean), text, false);
     reply.error_class = class_copy;
@@ -215,8 +217,9 @@ static int watch_ends(struct stream *s)
 
 static void started(struct stream *s)
 {
-    Nexus__StreamStarted m = NEXUS__STREAM_STARTED__INIT;
+    Nexus__StreamStarted m;
 
+    nexus__stream_started__init(&m);
     m.pid = s->process ? (uint32_t)s->process->pid : 0;
     s->state = STREAM_RUNNING;
     queue_message(s, TLV_MESSAGE, &m.base);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* agent-drive AGENT BUSYBOX PROBE [--guest] [CASE]: runs the real nexus-agent over unix sockets and
+/* agent-drive AGENT BUSYBOX PROBE [--guest] [CASE] | agent-drive --list: runs the real nexus-agent over unix sockets and
  * holds it to its promises, one line per case. Needs root; everything happens in namespaces it makes,
  * or (--guest) it is PID 1 of a throw-away guest and ends by powering it off. */
 #include <fcntl.h>
@@ -54,6 +54,12 @@ static void run_group(struct drive *d, const struct drive_case *cases, size_t n,
             run_one(d, &cases[i]);
 }
 
+static void list_cases(const struct drive_case *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        (void)printf("%s\n", cases[i].name);
+}
+
 static void stop(struct drive *d)
 {
     drive_stop(d);
@@ -76,6 +82,13 @@ int main(int argc, char **argv)
     const struct drive_case end = {.name = "shuts_down_and_ends_with_0", .run = stop};
     static const char *only;
 
+    if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+        list_cases(container_cases, n_container_cases);
+        list_cases(exec_cases, n_exec_cases);
+        list_cases(limit_cases, n_limit_cases);
+        list_cases(&end, 1);
+        return 0;
+    }
     if (argc < 4) {
         (void)fprintf(stderr, "usage: agent-drive AGENT BUSYBOX PROBE [--guest] [CASE]\n");
         return 2;

@@ -22,14 +22,19 @@
 Nexus__Reply *try_create_container(struct drive *d, const char *id, const char *script,
                                    void (*opts)(Nexus__ContainerSpec *spec))
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__ContainerSpec spec = NEXUS__CONTAINER_SPEC__INIT;
-    Nexus__ProcessSpec p = NEXUS__PROCESS_SPEC__INIT;
-    Nexus__Resources r = NEXUS__RESOURCES__INIT;
-    Nexus__User u = NEXUS__USER__INIT;
+    Nexus__AgentMessage m;
+    Nexus__ContainerSpec spec;
+    Nexus__ProcessSpec p;
+    Nexus__Resources r;
+    Nexus__User u;
     _cleanup_(freep) char *id_copy = str_dup(id);
     char *args[] = {text("sh"), text("-c"), text(script)};
 
+    nexus__agent_message__init(&m);
+    nexus__container_spec__init(&spec);
+    nexus__process_spec__init(&p);
+    nexus__resources__init(&r);
+    nexus__user__init(&u);
     spec.id = id_copy;
     spec.rootfs_gpa = REGION_GPA;
     spec.process = &p;
@@ -55,10 +60,12 @@ void create_container(struct drive *d, const char *id, const char *script,
 
 void remove_container(struct drive *d, const char *id)
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__RemoveContainer rm = NEXUS__REMOVE_CONTAINER__INIT;
+    Nexus__AgentMessage m;
+    Nexus__RemoveContainer rm;
     _cleanup_(freep) char *copy = str_dup(id);
 
+    nexus__agent_message__init(&m);
+    nexus__remove_container__init(&rm);
     rm.container_id = copy;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_REMOVE_CONTAINER;
     m.remove_container = &rm;
@@ -82,10 +89,12 @@ const struct outcome *run_container(struct drive *d, const char *id, const char 
 
 static Nexus__Reply *signal_request(struct drive *d, const char *id, uint32_t signal, bool all)
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__SignalContainer s = NEXUS__SIGNAL_CONTAINER__INIT;
+    Nexus__AgentMessage m;
+    Nexus__SignalContainer s;
     _cleanup_(freep) char *copy = str_dup(id);
 
+    nexus__agent_message__init(&m);
+    nexus__signal_container__init(&s);
     s.container_id = copy;
     s.signal = signal;
     s.all = all;
@@ -106,11 +115,14 @@ static void says_hello(struct drive *d)
 
 static void answers_ping_and_refuses_the_unknown(struct drive *d)
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__Ping ping = NEXUS__PING__INIT;
-    Nexus__AgentMessage none = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__AgentMessage m;
+    Nexus__Ping ping;
+    Nexus__AgentMessage none;
     Nexus__Reply *r;
 
+    nexus__agent_message__init(&m);
+    nexus__ping__init(&ping);
+    nexus__agent_message__init(&none);
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_PING;
     m.ping = &ping;
     drive_must(d, &m, "ping");
@@ -145,17 +157,23 @@ static void make_tap(void)
 
 static void setup_configures_the_sandbox(struct drive *d)
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__SandboxConfig c = NEXUS__SANDBOX_CONFIG__INIT;
-    Nexus__Interface eth = NEXUS__INTERFACE__INIT;
-    Nexus__Route routes[3] = {NEXUS__ROUTE__INIT, NEXUS__ROUTE__INIT, NEXUS__ROUTE__INIT};
-    Nexus__Sysctl ctl = NEXUS__SYSCTL__INIT;
+    Nexus__AgentMessage m;
+    Nexus__SandboxConfig c;
+    Nexus__Interface eth;
+    Nexus__Route routes[3];
+    Nexus__Sysctl ctl;
     Nexus__Interface *eths[] = {&eth};
     Nexus__Route *route_list[] = {&routes[0], &routes[1], &routes[2]};
     Nexus__Sysctl *ctls[] = {&ctl};
     char resolv[] = "nameserver 10.96.0.10\n";
     char *addrs[] = {text("10.77.0.5/32"), text("fd77::5/64")};
 
+    nexus__agent_message__init(&m);
+    nexus__sandbox_config__init(&c);
+    nexus__interface__init(&eth);
+    for (size_t i = 0; i < 3; i++)
+        nexus__route__init(&routes[i]);
+    nexus__sysctl__init(&ctl);
     make_tap();
     eth.name = text("eth0");
     eth.mac = text("02:00:00:00:00:77");

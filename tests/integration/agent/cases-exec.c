@@ -30,10 +30,13 @@ struct exec_options {
 static struct drive_stream *exec_args(struct drive *d, char **args, size_t n,
                                       const struct exec_options *opt)
 {
-    Nexus__ExecSpec e = NEXUS__EXEC_SPEC__INIT;
-    Nexus__ProcessSpec p = NEXUS__PROCESS_SPEC__INIT;
-    Nexus__User u = NEXUS__USER__INIT;
+    Nexus__ExecSpec e;
+    Nexus__ProcessSpec p;
+    Nexus__User u;
 
+    nexus__exec_spec__init(&e);
+    nexus__process_spec__init(&p);
+    nexus__user__init(&u);
     e.container_id = (char[]){HOST};
     e.process = &p;
     p.args = args;

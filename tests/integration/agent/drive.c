@@ -318,11 +318,13 @@ void drive_start(struct drive *d, const char *agent, const char *busybox)
 
 void drive_stop(struct drive *d)
 {
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__ShutdownGuest off = NEXUS__SHUTDOWN_GUEST__INIT;
+    Nexus__AgentMessage m;
+    Nexus__ShutdownGuest off;
     _cleanup_(freep) char *pod = str_printf("%s/cgroup/pod", d->dir);
     int status = 0;
 
+    nexus__agent_message__init(&m);
+    nexus__shutdown_guest__init(&off);
     off.grace_ms = 100;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN;
     m.shutdown = &off;
@@ -366,9 +368,10 @@ static void send_open(struct drive_stream *s, const Nexus__StreamOpen *m)
 struct drive_stream *stream_exec(struct drive *d, const Nexus__ExecSpec *spec)
 {
     struct drive_stream *s = stream_connect(d);
-    Nexus__StreamOpen m = NEXUS__STREAM_OPEN__INIT;
+    Nexus__StreamOpen m;
     Nexus__ExecSpec copy = *spec;
 
+    nexus__stream_open__init(&m);
     m.kind_case = NEXUS__STREAM_OPEN__KIND_EXEC;
     m.exec = &copy;
     send_open(s, &m);
@@ -378,10 +381,12 @@ struct drive_stream *stream_exec(struct drive *d, const Nexus__ExecSpec *spec)
 struct drive_stream *stream_start_container(struct drive *d, const char *id)
 {
     struct drive_stream *s = stream_connect(d);
-    Nexus__StreamOpen m = NEXUS__STREAM_OPEN__INIT;
-    Nexus__StartSpec start = NEXUS__START_SPEC__INIT;
+    Nexus__StreamOpen m;
+    Nexus__StartSpec start;
     _cleanup_(freep) char *copy = str_dup(id);
 
+    nexus__stream_open__init(&m);
+    nexus__start_spec__init(&start);
     start.container_id = copy;
     m.kind_case = NEXUS__STREAM_OPEN__KIND_START;
     m.start = &start;
@@ -547,11 +552,13 @@ void stream_close(struct drive_stream *s)
 const struct outcome *shell(struct drive *d, const char *container, const char *script)
 {
     static struct drive_stream *last;
-    Nexus__ExecSpec e = NEXUS__EXEC_SPEC__INIT;
-    Nexus__ProcessSpec p = NEXUS__PROCESS_SPEC__INIT;
+    Nexus__ExecSpec e;
+    Nexus__ProcessSpec p;
     _cleanup_(freep) char *id = str_dup(container);
     char *args[] = {text("sh"), text("-c"), text(script)};
 
+    nexus__exec_spec__init(&e);
+    nexus__process_spec__init(&p);
     stream_close(last);
     e.container_id = id;
     e.process = &p;
