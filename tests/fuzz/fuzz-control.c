@@ -60,7 +60,7 @@ static void on_end(void *ud, Nexus__VmmState__End end, const char *detail)
 {
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void run(const uint8_t *data, size_t size, int listener, int file)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct fake_script script = {0};
@@ -69,19 +69,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct supervisor *sup;
     struct loop *loop;
     uint64_t gpa = 1ULL << 32;
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), pair[2];
-    int file = memfd_create("file", MFD_CLOEXEC);
     uint8_t sink[4096];
+    int pair[2];
 
-    if (size < 1)
-        goto out;
     log_set_level((enum log_level)(LOG_ERROR - 1));
     must(bind(listener, (struct sockaddr *)&addr, sizeof(sa_family_t)) == 0 &&
          listen(listener, 1) == 0);
     must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    must(loop_new(&loop) == 0 && mem_transport_new(loop, &t) == 0);
+    must(loop_new(&loop) == 0);
+    must(mem_transport_new(loop, &t) == 0);
     must(supervisor_new(loop, mem_transport_host(t), listener, &ops, &gpa, &sup) == 0);
-    listener = -1;
     agent = fake_agent_new(loop, mem_transport_guest(t), &script, on_end, NULL);
     must(control_adopt(sup->control, pair[0]) == 0);
     for (int i = 0; i < 6; i++)
@@ -112,9 +109,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fake_agent_free(agent);
     mem_transport_free(t);
     loop_free(loop);
-out:
-    if (listener >= 0)
-        close(listener);
-    close(file);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    int file;
+
+    if (size < 1)
+        return 0;
+    file = memfd_create("file", MFD_CLOEXEC);
+    run(data, size, socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), file);
+    must(close(file) == 0);
     return 0;
 }
