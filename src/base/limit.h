@@ -25,7 +25,11 @@
 #define LIMIT_TLV_DATA_BYTES 4096
 #define LIMIT_TLV_QUEUE_FRAMES 64
 #define LIMIT_TLV_STRING_BYTES (64U << 10)
-#define LIMIT_AGENT_REQUESTS 256 /* outstanding per pod */
+#define LIMIT_AGENT_REQUESTS 256            /* outstanding per pod */
+#define LIMIT_AGENT_FRAME_BYTES (16U << 10) /* from the agent on its control connection */
+#define LIMIT_AGENT_PING_MS 5000
+#define LIMIT_AGENT_PING_MISSES 3
+#define LIMIT_EXECS_PER_POD 64 /* at the same time */
 
 /* guest */
 #define LIMIT_VCPUS 16

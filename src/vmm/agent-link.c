@@ -13,10 +13,9 @@
 #include "wire/message.h"
 #include "wire/reply.h"
 
-#define FRAME_MAX (16U << 10) /* replies and events are small */
-#define FEED_BYTES 4096U      /* the reader holds one frame and one feed at most */
-#define OUT_MAX (4U << 20)    /* a few largest requests */
-#define UNASKED_BURST 1024    /* hello, events */
+#define FEED_BYTES 4096U   /* the reader holds one frame and one feed at most */
+#define OUT_MAX (4U << 20) /* a few largest requests */
+#define UNASKED_BURST 1024 /* hello, events */
 #define UNASKED_PER_SECOND 256
 #define NS_PER_SECOND 1000000000ULL
 
@@ -211,7 +210,7 @@ static void on_ping_timer(struct loop_source *s, void *ud)
     Nexus__Ping ping = NEXUS__PING__INIT;
     struct request *q = NULL;
 
-    if (link->misses >= AGENT_PING_MISSES) {
+    if (link->misses >= LIMIT_AGENT_PING_MISSES) {
         violate(link, "agent unresponsive: pings are not answered");
         return;
     }
@@ -404,11 +403,11 @@ int agent_link_new(struct loop *loop, const struct transport *transport,
     link->transport = transport;
     link->ops = ops;
     link->ud = ud;
-    link->ping_ms = 5000;
+    link->ping_ms = LIMIT_AGENT_PING_MS;
     link->unasked = UNASKED_BURST;
     list_init(&link->requests);
     tlv_reader_init(&link->reader);
-    tlv_reader_set_max(&link->reader, FRAME_MAX);
+    tlv_reader_set_max(&link->reader, LIMIT_AGENT_FRAME_BYTES);
     buf_init(&link->out, OUT_MAX);
     r = loop_add_timer(loop, on_deadline, link, &link->deadline_timer);
     if (r == 0)

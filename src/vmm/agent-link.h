@@ -17,7 +17,6 @@ struct loop;
 struct agent_link;
 
 #define AGENT_PROTOCOL_VERSION 1
-#define AGENT_PING_MISSES 3
 
 /* None of them may free the link. Texts and messages are borrowed, the guest's strings are not clean. */
 struct agent_link_ops {
@@ -34,7 +33,7 @@ struct agent_link_ops {
  * -ETIMEDOUT, -ECONNRESET of the link. */
 typedef void (*agent_reply_fn)(void *ud, int r, const struct error *err);
 
-/* ops, transport: borrowed. ping_ms: interval; AGENT_PING_MISSES unanswered in a row lose the link. */
+/* ops, transport: borrowed. ping_ms: interval; LIMIT_AGENT_PING_MISSES unanswered in a row lose the link. */
 int agent_link_new(struct loop *loop, const struct transport *transport,
                    const struct agent_link_ops *ops, void *ud, struct agent_link **ret);
 /* Requests end with -ECONNRESET first. NULL is allowed. */

@@ -102,7 +102,7 @@ static void on_exit_info(void *ud, const Nexus__ExitInfo *info)
     c->ops->on_exited(c->ud, c);
 }
 
-static void fail_start(struct container *c, int r, const struct error *err)
+void container_fail_start(struct container *c, int r, const struct error *err)
 {
     free(c->error);
     c->error = str_dup(error_text(err, r));
@@ -117,7 +117,7 @@ static void on_error(void *ud, const Nexus__StreamError *m)
     int r = reply_to_error(m->reply, &err);
 
     if (c->state == CONTAINER_STARTING) {
-        fail_start(c, r, err);
+        container_fail_start(c, r, err);
         return;
     }
     log_warning("container %s: the agent gave up on it: %s", c->id, error_text(err, r));
@@ -128,15 +128,9 @@ static void on_error(void *ud, const Nexus__StreamError *m)
 static void on_lost(void *ud, int r)
 {
     struct container *c = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
 
-    if (c->state == CONTAINER_STARTING && r == -ETIMEDOUT) {
-        r = error_set(&err, r, "in guest: the container did not start in time");
-        fail_start(c, r, err);
-    } else {
-        guest_stream_free(TAKE(c->stream)); /* the end of the VM, or the agent's, tells the rest */
-        c->ops->on_lost(c->ud, c);
-    }
+    guest_stream_free(TAKE(c->stream));
+    c->ops->on_lost(c->ud, c, r);
 }
 
 static void on_violation(void *ud, const char *what)

@@ -65,8 +65,9 @@ struct container_ops {
     void (*on_start_failed)(void *ud, struct container *c, int r, const struct error *err);
     /* It ran and is EXITED now. */
     void (*on_exited)(void *ud, struct container *c);
-    /* Its stream ended without an exit code, the VM still runs as far as known. */
-    void (*on_lost)(void *ud, struct container *c);
+    /* Its stream ended without an exit code or did not start in time (-ETIMEDOUT); the VM still runs as far
+     * as known. STARTING: the owner calls container_fail_start, here or when it knows the reason. */
+    void (*on_lost)(void *ud, struct container *c, int r);
     void (*on_violation)(void *ud, struct container *c, const char *what);
 };
 
@@ -82,6 +83,8 @@ void container_set_region(struct container *c, struct region *region);
 /* CREATED → STARTING. 0: on_running or on_start_failed follows; errno: still CREATED. */
 int container_start(struct container *c, struct loop *loop, const struct transport *transport,
                     uint32_t start_ms);
+/* STARTING → EXITED 128; err (set) says why. on_start_failed follows from within. */
+void container_fail_start(struct container *c, int r, const struct error *err);
 /* RUNNING or STARTING → EXITED without the guest's word; the log is completed. No callback. */
 void container_force_exit(struct container *c, int32_t code, bool oom_killed);
 /* Fills a message; strings and the exit are borrowed from c. */

@@ -175,15 +175,9 @@ static void on_error(void *ud, const Nexus__StreamError *error)
 static void on_lost(void *ud, int r)
 {
     struct stream *s = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
 
-    if (r == -ETIMEDOUT)
-        r = error_set(&err, r, "in guest: the exec did not start in time");
-    else
-        r = error_set_class(&err, ERROR_GUEST, r, "in guest: the exec's connection is lost");
-    stream_fail(s, r, err);
-    if (r != -ETIMEDOUT)
-        s->ops->on_lost(s->ud, s);
+    guest_stream_free(TAKE(s->guest));
+    s->ops->on_lost(s->ud, s, r);
 }
 
 static void on_violation(void *ud, const char *what)

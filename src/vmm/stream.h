@@ -19,8 +19,9 @@ struct stream_ops {
     void (*on_gone)(void *ud, struct stream *s);
     /* The guest broke a rule; the stream has ended for its client with an error. on_gone follows. */
     void (*on_violation)(void *ud, struct stream *s, const char *what);
-    /* The guest's end vanished without a last frame; as above. */
-    void (*on_lost)(void *ud, struct stream *s);
+    /* The guest's end went away without a last frame (r), or did not start in time (-ETIMEDOUT). The client
+     * still waits: the owner calls stream_fail, here or when it knows the reason. */
+    void (*on_lost)(void *ud, struct stream *s, int r);
 };
 
 /* Takes over fd (a non-blocking unix stream socket) and reader (with what was read already; *reader is

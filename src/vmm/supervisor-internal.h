@@ -24,7 +24,11 @@ struct supervisor {
 
     Nexus__VmmState__Phase phase; /* BOOTING → (hello) READY → (vm_ended) ENDED; BOOTING → ENDED */
     Nexus__VmmState__End end;
-    char *end_detail;         /* printable; NULL before ENDED */
+    char *end_detail; /* printable; NULL before ENDED */
+    bool end_told;    /* by the machine; noted when this turn's events are handled */
+    Nexus__VmmState__End told_end;
+    char *told_detail; /* as it came */
+    struct loop_source *end_defer;
     Nexus__AgentHello *hello; /* NULL before READY; texts cleaned */
     bool configured;
     void (*hello_fn)(void *ud, const Nexus__AgentHello *hello);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What nexusd asks for, one handler per message. A handler answers at once (answer), or hands the caller
  * to a pending request of the agent, whose end answers. Nothing here waits. */
+#include <signal.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -8,7 +9,6 @@
 #include "vmm/stream.h"
 #include "vmm/supervisor-internal.h"
 
-#define EXEC_MAX 64 /* at the same time */
 #define KEY_MAX 256
 
 /* The agent was asked something for a caller. */
@@ -417,6 +417,21 @@ static void forget_in_guest(struct supervisor *sup, const char *id)
                          NULL);
 }
 
+static void kill_in_guest(struct supervisor *sup, const char *id)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    Nexus__SignalContainer kill = NEXUS__SIGNAL_CONTAINER__INIT;
+
+    kill.container_id = (char *)(uintptr_t)id;
+    kill.signal = SIGKILL;
+    kill.all = true;
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_SIGNAL;
+    m.signal = &kill;
+    if (supervisor_check_guest(sup, NULL) == 0)
+        (void)ask(sup, &m, sup->times.request_ms, on_plain_reply,
+                  pending_new(sup, (struct control_caller){0}), NULL);
+}
+
 static int do_remove(struct supervisor *sup, struct control_caller who, const char *id,
                      struct error **err)
 {
@@ -479,6 +494,8 @@ static void on_start_failed(void *ud, struct container *c, int r, const struct e
 
     answer(sup, c->starter, r, err);
     supervisor_tell_exited(sup, c);
+    if (r == -ETIMEDOUT) /* it may come to run after all, and nobody would hear it */
+        kill_in_guest(sup, c->id);
 }
 
 static void on_exited(void *ud, struct container *c)
@@ -486,9 +503,18 @@ static void on_exited(void *ud, struct container *c)
     supervisor_tell_exited(ud, c);
 }
 
-static void on_lost(void *ud, struct container *c)
+static void on_lost(void *ud, struct container *c, int r)
 {
-    supervisor_await_end(ud);
+    struct supervisor *sup = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+
+    if (c->state != CONTAINER_STARTING || !agent_link_is_ready(sup->agent)) {
+        supervisor_await_end(sup); /* which tells the container's end, too */
+        return;
+    }
+    r = error_set_class(&err, r == -ETIMEDOUT ? ERROR_DEADLINE : ERROR_GUEST, r,
+                        "in guest: the container was not started: %s", strerror(-r));
+    container_fail_start(c, r, err);
 }
 
 static void on_violation(void *ud, struct container *c, const char *what)
@@ -523,11 +549,18 @@ static void on_stream_violation(void *ud, struct stream *stream, const char *wha
     supervisor_lose_agent(s->sup, what);
 }
 
-static void on_stream_lost(void *ud, struct stream *stream)
+static void on_stream_lost(void *ud, struct stream *stream, int r)
 {
     struct supervisor_stream *s = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
 
-    supervisor_await_end(s->sup);
+    if (!agent_link_is_ready(s->sup->agent)) {
+        supervisor_await_end(s->sup); /* the client gets the reason */
+        return;
+    }
+    r = error_set_class(&err, r == -ETIMEDOUT ? ERROR_DEADLINE : ERROR_GUEST, r,
+                        "in guest: the exec's connection is lost: %s", strerror(-r));
+    stream_fail(stream, r, err);
 }
 
 static const struct stream_ops stream_ops = {
@@ -548,8 +581,8 @@ static int check_exec(struct supervisor *sup, const Nexus__ExecSpec *spec, struc
         return r;
     if (c->state != CONTAINER_RUNNING)
         return error_set(err, -EBUSY, "container %s is not running", c->id);
-    if (sup->n_streams >= EXEC_MAX)
-        return error_set(err, -EMFILE, "%d execs run in the pod already", EXEC_MAX);
+    if (sup->n_streams >= LIMIT_EXECS_PER_POD)
+        return error_set(err, -EMFILE, "%d execs run in the pod already", LIMIT_EXECS_PER_POD);
     return 0;
 }
 

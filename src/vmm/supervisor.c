@@ -361,7 +361,20 @@ static bool note_end(struct supervisor *sup, Nexus__VmmState__End end, const cha
 
 void supervisor_vm_ended(struct supervisor *sup, Nexus__VmmState__End end, const char *detail)
 {
-    if (note_end(sup, end, detail) && sup->shutting_down)
+    if (sup->end_told || sup->phase == NEXUS__VMM_STATE__PHASE__ENDED)
+        return;
+    sup->end_told = true;
+    sup->told_end = end;
+    sup->told_detail = str_dup_or_null(detail);
+    /* what the guest has put into its rings before it died is taken first */
+    loop_defer_arm(sup->end_defer);
+}
+
+static void on_end_defer(struct loop_source *s, void *ud)
+{
+    struct supervisor *sup = ud;
+
+    if (note_end(sup, sup->told_end, sup->told_detail) && sup->shutting_down)
         leave(sup);
 }
 
@@ -486,6 +499,8 @@ int supervisor_new(struct loop *loop, const struct transport *transport, int con
     if (r == 0)
         r = loop_add_timer(loop, on_shutdown_timer, sup, &sup->shutdown_timer);
     if (r == 0)
+        r = loop_add_defer(loop, on_end_defer, sup, &sup->end_defer);
+    if (r == 0)
         r = agent_link_new(loop, transport, &agent_ops, sup, &sup->agent);
     if (r == 0)
         r = transport->listen(transport->impl, TRANSPORT_PORT_CONTROL, on_agent_accept, sup);
@@ -527,6 +542,8 @@ void supervisor_free(struct supervisor *sup)
         supervisor_drop_region(sup, list_first(&sup->regions, struct region, link));
     loop_remove(sup->lost_timer);
     loop_remove(sup->shutdown_timer);
+    loop_remove(sup->end_defer);
+    free(sup->told_detail);
     free_hello(sup->hello);
     free(sup->end_detail);
     free(sup->sandbox_id);

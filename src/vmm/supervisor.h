@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/limit.h"
 #include "gen/msg/nexus.pb-c.h"
 #include "vmm/transport.h"
 
@@ -53,7 +54,8 @@ void supervisor_set_sandbox_id(struct supervisor *sup, const char *id);
 void supervisor_on_hello(struct supervisor *sup,
                          void (*fn)(void *ud, const Nexus__AgentHello *hello), void *ud);
 
-/* The machine tells that the guest is over: running containers become EXITED, exec streams end with
+/* The machine tells that the guest is over. On the loop's next turn, when everything the guest had sent
+ * is taken: running containers become EXITED, exec streams end with
  * an error, nexusd gets vm_ended. The first reason counts, later calls do nothing. detail: copied,
  * made printable, cut at 4 KiB; may be NULL. A panic whose detail tells of memory exhaustion marks the
  * containers 137 and oom_killed, any other end 255. */
@@ -72,9 +74,9 @@ struct supervisor_times {
     uint32_t lost_grace_ms;   /* 1000: from a lost connection to AGENT_LOST, if no end is told */
     uint32_t client_hello_ms; /* 5000: first message on a control connection */
 };
-#define SUPERVISOR_TIMES_DEFAULT                                                     \
-    {                                                                                \
-        .ping_ms = 5000, .request_ms = 30000, .create_ms = 60000, .start_ms = 30000, \
-        .lost_grace_ms = 1000, .client_hello_ms = 5000                               \
+#define SUPERVISOR_TIMES_DEFAULT                                                 \
+    {                                                                            \
+        .ping_ms = LIMIT_AGENT_PING_MS, .request_ms = 30000, .create_ms = 60000, \
+        .start_ms = 30000, .lost_grace_ms = 1000, .client_hello_ms = 5000        \
     }
 void supervisor_set_times(struct supervisor *sup, const struct supervisor_times *times);

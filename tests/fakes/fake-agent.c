@@ -294,6 +294,8 @@ static void lie_on_stream(struct proc *p, const char *point)
         (void)tlv_write(&p->out, TLV_MESSAGE, "\x08\x01", 2);
     else if (strcmp(r->kind, "stdin") == 0)
         (void)tlv_write(&p->out, TLV_STDIN, "x", 1);
+    else if (strcmp(r->kind, "hang-up") == 0)
+        p->last = true;
     else if (strcmp(r->kind, "late-output") == 0) {
         (void)tlv_write(&p->out, TLV_STDOUT, NULL, 0);
         (void)tlv_write(&p->out, TLV_STDOUT, "late", 4);
@@ -397,6 +399,8 @@ static void start_proc(struct proc *p, int r)
     if (!at(a, point))
         return;
     lie_on_stream(p, point);
+    if (p->last) /* hung up */
+        return;
     m.pid = ++a->next_pid + 100;
     if (message_write(&p->out, TLV_MESSAGE, &m.base) < 0)
         abort();

@@ -9,7 +9,7 @@
  *   kill@P       the fake's own process gets SIGKILL
  *   lie@P=KIND   wrong-id, twice, foreign-oom, hello-again, host-message, garbage, huge-frame, slow-header
  *                (control connection); bad-exit, early-output, late-output, exit-twice, message, stdin,
- *                no-exit (streams)
+ *                no-exit, hang-up (streams)
  *   flood@P=N    N log events at once
  * Points: hello configure create start started exec exec-started exit signal remove release shutdown ping
  * Settings: no-hello, hello-version=N, unknown-runs (unknown commands run for ever instead of 127),

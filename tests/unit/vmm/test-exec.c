@@ -380,6 +380,33 @@ static void sixty_four_execs_and_no_more(void **state)
     pod_free(pod);
 }
 
+static void lost_connection_ends_the_exec_not_the_pod(void **state)
+{
+    struct pod *pod = pod_new("lie@exec-started#1=hang-up mute@exec#2");
+    struct control_client c, x;
+    struct buf none;
+    char text[512] = "";
+    uint8_t type, *value;
+    size_t len;
+
+    buf_init(&none, 1);
+    pod_ready(pod, &c);
+    pod_run(pod, &c, "c1", (const char *[]){"pause", NULL});
+    pod_exec(pod, &x, "c1", (const char *[]){"true", NULL}, false);
+    assert_int_equal(read_all(&x, &none, &none, text, sizeof(text)), -256);
+    assert_memory_equal(text, "guest-fault: in guest: the exec's connection is lost", 50);
+    control_client_close(&x);
+    pod_exec(pod, &x, "c1", (const char *[]){"true", NULL}, false); /* never answered */
+    assert_int_equal(read_all(&x, &none, &none, text, sizeof(text)), -256);
+    assert_memory_equal(text, "deadline:", 9);
+    control_client_close(&x);
+    pod_exec(pod, &x, "c1", (const char *[]){"true", NULL}, false);
+    assert_true(control_client_frame(&x, &type, &value, &len));
+    assert_int_equal(type, TLV_MESSAGE);
+    free(value);
+    end(pod, &c, &x);
+}
+
 static void end_of_the_vm_ends_the_exec_with_an_error(void **state)
 {
     struct control_client c, x;
@@ -410,6 +437,7 @@ int main(void)
         cmocka_unit_test(client_that_breaks_the_protocol_loses_its_exec_only),
         cmocka_unit_test(input_after_its_end_is_refused),
         cmocka_unit_test(sixty_four_execs_and_no_more),
+        cmocka_unit_test(lost_connection_ends_the_exec_not_the_pod),
         cmocka_unit_test(end_of_the_vm_ends_the_exec_with_an_error),
     };
 
