@@ -166,6 +166,17 @@ static void put_serial(struct aml *a)
     aml_end(a, dev);
 }
 
+static void put_pvpanic(struct aml *a)
+{
+    size_t dev = aml_begin_device(a, "PEVT"), crs;
+
+    aml_name_string(a, "_HID", "QEMU0001");
+    crs = aml_begin_buffer_name(a, "_CRS");
+    aml_io(a, LAYOUT_PORT_PVPANIC, 1);
+    aml_end_buffer(a, crs);
+    aml_end(a, dev);
+}
+
 static int put_dsdt(struct writer *w, const struct acpi_config *cfg, uint64_t state_gpa,
                     struct acpi_tables *ret, uint64_t *ret_gpa)
 {
@@ -185,6 +196,8 @@ static int put_dsdt(struct writer *w, const struct acpi_config *cfg, uint64_t st
     put_event_device(&a, cfg->ged_gsi);
     if (cfg->serial)
         put_serial(&a);
+    if (cfg->pvpanic)
+        put_pvpanic(&a);
     aml_end(&a, sb);
     aml_name_bytes(&a, "_S5", s5, sizeof(s5));
     if (aml_finish(&a, &used) < 0)

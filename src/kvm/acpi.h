@@ -24,6 +24,7 @@ struct acpi_config {
     size_t n;
     uint32_t ged_gsi;
     bool serial;        /* describe COM1 */
+    bool pvpanic;       /* describe the port that takes the news of a panic */
     uint64_t state_gpa; /* 0: the words follow the tables; else where they are (a register) */
 };
 

@@ -3,7 +3,6 @@
  * of their length, so that a reader that sees a length sees the rest too. */
 #include "kvm/gmem.h"
 
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,7 +18,6 @@ struct slot {
 };
 
 struct gmem {
-    int fd;
     uint8_t *ram; /* ram_bytes, the low part first */
     uint64_t ram_bytes;
     uint64_t low_bytes;
@@ -41,49 +39,28 @@ static uint64_t slot_len(const struct slot *s)
     return atomic_load_explicit(&s->len, memory_order_acquire);
 }
 
-/* mmap on a 2 MiB border, so that the host can use huge pages. */
-static uint8_t *map_aligned(int fd, uint64_t len)
-{
-    size_t total = (size_t)(len + HUGE_BYTES);
-    uint8_t *at, *start;
-    void *got;
-
-    at = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED)
-        return NULL;
-    start = at + (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
-    got = mmap(start, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-               fd, 0);
-    if (got == MAP_FAILED) {
-        int saved = errno;
-
-        (void)munmap(at, total);
-        errno = saved;
-        return NULL;
-    }
-    if (start > at)
-        (void)munmap(at, (size_t)(start - at));
-    if (start + len < at + total)
-        (void)munmap(start + len, (size_t)(at + total - (start + len)));
-    return start;
-}
-
+/* Private anonymous memory on a 2 MiB border: the host backs it with huge pages, which saves most of
+ * the nested page faults of a boot. A memfd would be shareable, but gets none on usual hosts. */
 static int ram_open(struct gmem *mem)
 {
-    mem->fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (mem->fd < 0)
+    size_t total = (size_t)(mem->ram_bytes + HUGE_BYTES);
+    uint8_t *at, *start, *end;
+
+    at = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+              0);
+    if (at == MAP_FAILED)
         return -errno;
-    if (ftruncate(mem->fd, (off_t)mem->ram_bytes) < 0)
-        return -errno;
-    if (fcntl(mem->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        return -errno;
-    mem->ram = map_aligned(mem->fd, mem->ram_bytes);
-    if (!mem->ram)
-        return -errno;
+    start = at + (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
+    end = start + mem->ram_bytes;
+    if (start > at)
+        (void)munmap(at, (size_t)(start - at));
+    if (end < at + total)
+        (void)munmap(end, (size_t)(at + total - end));
+    mem->ram = start;
     /* hints: a host without them runs just as well */
-    (void)madvise(mem->ram, (size_t)mem->ram_bytes, MADV_DONTDUMP);
-    (void)madvise(mem->ram, (size_t)mem->ram_bytes, MADV_DONTFORK);
-    (void)madvise(mem->ram, (size_t)mem->ram_bytes, MADV_HUGEPAGE);
+    (void)madvise(start, (size_t)mem->ram_bytes, MADV_DONTDUMP);
+    (void)madvise(start, (size_t)mem->ram_bytes, MADV_DONTFORK);
+    (void)madvise(start, (size_t)mem->ram_bytes, MADV_HUGEPAGE);
     return 0;
 }
 
@@ -95,7 +72,6 @@ int gmem_new(uint64_t ram_bytes, struct gmem **ret)
     if (ram_bytes < GMEM_RAM_MIN || ram_bytes > GMEM_RAM_MAX || ram_bytes % HUGE_BYTES)
         return -EINVAL;
     mem = xcalloc(1, sizeof(*mem));
-    mem->fd = -EBADF;
     mem->ram_bytes = ram_bytes;
     mem->low_bytes = min_of(ram_bytes, (uint64_t)LAYOUT_RAM_LOW_TOP);
     r = ram_open(mem);
@@ -115,7 +91,6 @@ void gmem_free(struct gmem *mem)
         return;
     if (mem->ram)
         (void)munmap(mem->ram, (size_t)mem->ram_bytes);
-    mem->fd = close_fd(mem->fd);
     free(mem);
 }
 
@@ -198,8 +173,7 @@ int gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len)
     r = gmem_span(mem, gpa, len, GMEM_WRITE, &span);
     if (r < 0)
         return r;
-    /* MADV_REMOVE frees the memfd's pages; MADV_DONTNEED would only unmap them */
-    return madvise(span.ptr, (size_t)len, MADV_REMOVE) < 0 ? -errno : 0;
+    return madvise(span.ptr, (size_t)len, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
 uint64_t gmem_ram_bytes(const struct gmem *mem)

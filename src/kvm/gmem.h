@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest memory: the only module that turns a guest-physical address into a host pointer. RAM is one
- * sealed memfd in one or two slots (below 3 GiB, from 4 GiB); pmem regions are further, read-only
+ * private mapping in one or two slots (below 3 GiB, from 4 GiB); pmem regions are further, read-only
  * slots. Knows nothing of KVM, devices, queues or exits. Start reading at gmem_span().
  *
  * Threads: slots are added and removed by one thread (the loop); any thread may look addresses up.
@@ -29,7 +29,7 @@ enum gmem_access { GMEM_READ, GMEM_WRITE };
 #define GMEM_SLOTS (2U + LIMIT_REGIONS)
 
 /* ram_bytes: a multiple of 2 MiB in [GMEM_RAM_MIN, GMEM_RAM_MAX]. The pages are not there yet: the
- * first touch makes them, zeroed. 0; -EINVAL; -ENOMEM; what memfd_create, mmap or sealing say. */
+ * first touch makes them, zeroed. 0; -EINVAL; -ENOMEM; what mmap says. */
 int gmem_new(uint64_t ram_bytes, struct gmem **ret);
 /* Unmaps RAM; read-only slots are only forgotten. */
 void gmem_free(struct gmem *mem);

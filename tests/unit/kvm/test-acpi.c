@@ -50,6 +50,7 @@ static void build_full(struct acpi_tables *ret)
         .n = ARRAY_SIZE(devices),
         .ged_gsi = LAYOUT_GSI_GED,
         .serial = true,
+        .pvpanic = true,
     };
 
     for (unsigned i = 0; i < cfg.n; i++) {
@@ -211,9 +212,10 @@ static int run_iasl(const char *file, const char *log)
 
 static void disassembler_takes_the_dsdt(void **state)
 {
-    static const char *const wanted[] = {
-        "ACPI0004",          "ACPI0013", "PNP0501", "Device (V044)", "If ((PRS1 & 0x80000000))",
-        "Notify (HPC, Zero)"};
+    static const char *const wanted[] = {"ACPI0004",          "ACPI0013",
+                                         "PNP0501",           "QEMU0001",
+                                         "Device (V044)",     "If ((PRS1 & 0x80000000))",
+                                         "Notify (HPC, Zero)"};
     char dir[] = "/tmp/nexus-acpi-XXXXXX";
     _cleanup_(freep) char *text = NULL, *said = NULL;
     char aml[64], log[64];

@@ -64,7 +64,7 @@ static void span_is_inside_one_slot_or_refused(void **state)
     }
 }
 
-static void slots_share_one_file_without_overlap(void **state)
+static void slots_lie_side_by_side_without_overlap(void **state)
 {
     struct span low, high;
 
@@ -159,7 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(span_is_inside_one_slot_or_refused, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(slots_share_one_file_without_overlap, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(slots_lie_side_by_side_without_overlap, set_up, tear_down),
         cmocka_unit_test_setup_teardown(copies_refuse_what_span_refuses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(discarded_pages_read_as_zeros, set_up, tear_down),
         cmocka_unit_test_setup_teardown(readonly_slots_are_placed_and_reused, set_up, tear_down),
