@@ -103,15 +103,18 @@ def census():
             "files": sorted(os.listdir(work / "netns"))}
 
 
+NOTHING = {"leases": [], "rules": [], "links": ["lo"], "mounts": [], "files": []}
+
+
 class Pod:
     """A namespace, CNI ADD, TAP, redirect, and a guest that took over the settings."""
 
-    def __init__(self, test, name, ports=(), conf=None):
+    def __init__(self, add_cleanup, name, ports=(), conf=None):
         self.name, self.conf = f"{name}-{os.urandom(4).hex()}", conf or conflist()
         self.netns, self.guest = work / "netns" / self.name, work / "netns" / f"{self.name}-guest"
         self.ports = [x for p in ports for x in ("--port", p)]
         driver("netns-create", self.netns)
-        test.addCleanup(self.cleanup)
+        add_cleanup(self.cleanup)
         self.added = driver("add", self.conf, BINS, self.name, self.netns, "eth0", *self.ports)
         self.result = work / f"{self.name}.json"
         self.result.write_text(json.dumps(self.added["result"]))
@@ -158,12 +161,12 @@ class Pod:
 class Echo:
     """An echo server inside a namespace (None: ours), on every address of the family."""
 
-    def __init__(self, test, netns, port, family=socket.AF_INET):
+    def __init__(self, add_cleanup, netns, port, family=socket.AF_INET):
         with inside(netns) if netns else contextlib.nullcontext():
             self.s = socket.create_server(("", port), family=family, backlog=16)
         self.peers = []
         threading.Thread(target=self.run, daemon=True).start()
-        test.addCleanup(self.s.close)
+        add_cleanup(self.s.close)
 
     def run(self):
         while True:
@@ -203,85 +206,101 @@ def talk(netns, address, port, payload=b"hello", timeout=20):
         return bytes(got)
 
 
-class NetTest(unittest.TestCase):
+def outside(add_cleanup):
+    """A machine on a wire to the host: its namespace; the host is 192.0.2.1 and 2001:db8::1."""
+    ns = work / "netns/outside"
+    driver("netns-create", ns)
+    sh("ip", "link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", ns)
+    add_cleanup(lambda: (driver("netns-remove", ns), sh("ip", "link", "del", "wire", check=False)))
+    for prefix, dev, last in ((), "wire", 1), (("nsenter", f"--net={ns}"), "eth0", 2):
+        sh(*prefix, "ip", "link", "set", dev, "up")
+        sh(*prefix, "ip", "addr", "add", f"192.0.2.{last}/24", "dev", dev)
+        sh(*prefix, "ip", "addr", "add", f"2001:db8::{last}/64", "dev", dev, "nodad")
+    return ns
+
+
+class TwoPods(unittest.TestCase):
+    """Two pods that run, and a machine outside; made once, for looking at from all sides."""
     maxDiff = None
 
-    def setUp(self):
-        self.before = census()
-        self.addCleanup(lambda: self.assertEqual(census(), self.before))
+    @classmethod
+    def setUpClass(cls):
+        cls.addClassCleanup(lambda: cls().assertEqual(census(), NOTHING))
+        add = cls.addClassCleanup
+        cls.world = outside(add)
+        cls.a = Pod(add, "a", ports=["tcp:8080:80", "tcp:8081:81:192.0.2.1"]).boot()
+        cls.b = Pod(add, "b").boot()
 
-    def outside(self):
-        """A machine on a wire to the host: its namespace; the host is 192.0.2.1 and 2001:db8::1."""
-        ns = work / "netns/outside"
-        driver("netns-create", ns)
-        sh("ip", "link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", ns)
-        self.addCleanup(lambda: (driver("netns-remove", ns), sh("ip", "link", "del", "wire", check=False)))
-        for prefix, dev, last in ((), "wire", 1), (("nsenter", f"--net={ns}"), "eth0", 2):
-            sh(*prefix, "ip", "link", "set", dev, "up")
-            sh(*prefix, "ip", "addr", "add", f"192.0.2.{last}/24", "dev", dev)
-            sh(*prefix, "ip", "addr", "add", f"2001:db8::{last}/64", "dev", dev, "nodad")
-        return ns
-
-
-class RealPlugins(NetTest):
     def test_guest_takes_over_what_cni_gave(self):
-        pod = Pod(self, "pod1").boot()
+        pod = self.a
         self.assertEqual(pod.config["mac"], pod.added["mac"])
         self.assertEqual(pod.config["mtu"], 1500)
         self.assertEqual(sorted(pod.config["addresses"]), sorted(pod.added["ips"]))
-        self.assertEqual({ip.split(".")[0] if "." in ip else ip.split(":")[0] for ip in pod.added["ips"]}, {"10", "fd88"})
+        self.assertEqual([ip.split("/")[1] for ip in pod.added["ips"]], ["16", "64"])
         self.assertEqual({(r["destination"], r["gateway"]) for r in pod.config["routes"]},
                          {("0.0.0.0/0", "10.88.0.1"), ("::/0", "fd88:6e65:7875::1")})
         tap = json.loads(sh("nsenter", f"--net={pod.netns}", "ip", "-j", "link", "show", "tap0"))[0]
         self.assertEqual(tap["mtu"], 1500)
 
     def test_pod_reaches_host_and_pod(self):
-        a, b = Pod(self, "pod1").boot(), Pod(self, "pod2").boot()
         for family, i, gateway in (socket.AF_INET, 0, "10.88.0.1"), (socket.AF_INET6, 1, "fd88:6e65:7875::1"):
-            Echo(self, None, 7000, family)
-            there = Echo(self, b.guest, 7001, family)
-            self.assertEqual(talk(a.guest, gateway, 7000), b"hello")
-            self.assertEqual(talk(a.guest, b.ips[i], 7001), b"hello")
-            self.assertEqual(there.peers, [a.ips[i]])  # not masqueraded between pods
-            self.assertEqual(talk(None, b.ips[i], 7001), b"hello")
+            with self.subTest(gateway):
+                Echo(self.addCleanup, None, 7000, family)
+                there = Echo(self.addCleanup, self.b.guest, 7001, family)
+                self.assertEqual(talk(self.a.guest, gateway, 7000), b"hello")
+                self.assertEqual(talk(self.a.guest, self.b.ips[i], 7001), b"hello")
+                self.assertEqual(there.peers, [self.a.ips[i]])  # not masqueraded between pods
+                self.assertEqual(talk(None, self.b.ips[i], 7001), b"hello")
 
     def test_bulk_data_arrives_unchanged_both_ways(self):
-        pod = Pod(self, "pod1").boot()
-        Echo(self, pod.guest, 7001)
+        Echo(self.addCleanup, self.b.guest, 7003)
         payload = os.urandom(1 << 20) * 4
-        got = talk(None, pod.ips[0], 7001, payload, timeout=120)
+        got = talk(None, self.b.ips[0], 7003, payload, timeout=120)
         self.assertEqual(hashlib.sha256(got).digest(), hashlib.sha256(payload).digest())
 
     def test_pod_reaches_the_world_masqueraded(self):
-        pod, world = Pod(self, "pod1").boot(), self.outside()
-        server = Echo(self, world, 7002)
-        self.assertEqual(talk(pod.guest, "192.0.2.2", 7002), b"hello")
+        server = Echo(self.addCleanup, self.world, 7002)
+        self.assertEqual(talk(self.a.guest, "192.0.2.2", 7002), b"hello")
         self.assertEqual(server.peers, ["192.0.2.1"])
 
     def test_host_port_works_from_everywhere(self):
-        world = self.outside()
-        pod = Pod(self, "pod1", ports=["tcp:8080:80", "tcp:8081:81:192.0.2.1"]).boot()
-        Echo(self, pod.guest, 80)
-        Echo(self, pod.guest, 80, socket.AF_INET6).s.getsockname()
-        Echo(self, pod.guest, 81)
+        pod = self.a
+        Echo(self.addCleanup, pod.guest, 80, socket.AF_INET6)
+        Echo(self.addCleanup, pod.guest, 80)
+        Echo(self.addCleanup, pod.guest, 81)
         with self.subTest("another machine, IPv4"):
-            self.assertEqual(talk(world, "192.0.2.1", 8080), b"hello")
+            self.assertEqual(talk(self.world, "192.0.2.1", 8080), b"hello")
         with self.subTest("another machine, IPv6"):
-            self.assertEqual(talk(world, "2001:db8::1", 8080), b"hello")
+            self.assertEqual(talk(self.world, "2001:db8::1", 8080), b"hello")
         with self.subTest("the host, by its address"):
             self.assertEqual(talk(None, "192.0.2.1", 8080), b"hello")
         with self.subTest("the host, by 127.0.0.1"):
             self.assertEqual(talk(None, "127.0.0.1", 8080), b"hello")
+        with self.subTest("another pod"):
+            self.assertEqual(talk(self.b.guest, "192.0.2.1", 8080), b"hello")
         with self.subTest("the pod itself, by the host's address (hairpin)"):
             self.assertEqual(talk(pod.guest, "192.0.2.1", 8080), b"hello")
         with self.subTest("bound to one host address"):
-            self.assertEqual(talk(world, "192.0.2.1", 8081), b"hello")
+            self.assertEqual(talk(self.world, "192.0.2.1", 8081), b"hello")
         with self.subTest("and to no other"), self.assertRaises(OSError):
             talk(None, "10.88.0.1", 8081, timeout=5)
 
+    def test_check_is_content_after_the_redirect(self):
+        pod = self.b  # without ports: portmap 1.1.1 looks for IPv4 rules in the IPv6 table
+        driver("check", pod.conf, BINS, pod.name, pod.netns, "eth0", "--result", pod.result)
+
+
+class NetTest(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self):
+        self.addCleanup(lambda: self.assertEqual(census(), NOTHING))
+
+
+class OnePod(NetTest):
     def test_nobody_answers_for_a_dead_vm(self):
-        pod = Pod(self, "pod1").boot()
-        Echo(self, pod.guest, 7001)
+        pod = Pod(self.addCleanup, "dead", conf=conflist(masquerade=False)).boot()
+        Echo(self.addCleanup, pod.guest, 7001)
         self.assertEqual(talk(None, pod.ips[0], 7001), b"hello")
         pod.vm.kill()
         pod.vm.wait()
@@ -292,19 +311,13 @@ class RealPlugins(NetTest):
             sh("ip", "neigh", "flush", "dev", "nexus0")
             with self.assertRaises(OSError):  # no ARP answer, no reset
                 talk(None, ip, 7001, timeout=1)
-
-    def test_check_is_content_after_the_redirect(self):
-        pod = Pod(self, "pod1").boot()  # without ports: portmap 1.1.1 looks for IPv4 rules in the IPv6 table
-        driver("check", pod.conf, BINS, pod.name, pod.netns, "eth0", "--result", pod.result)
-
-    def test_check_sees_a_missing_interface(self):
-        pod = Pod(self, "pod1", conf=conflist(masquerade=False))
+        # and a plugin's CHECK notices what the namespace has lost
         sh("nsenter", f"--net={pod.netns}", "ip", "link", "del", "eth0")
         e = driver("check", pod.conf, BINS, pod.name, pod.netns, "eth0", "--result", pod.result, ok=False)
         self.assertIn("CNI CHECK by plugin /usr/lib/cni/bridge for network nexus", e["error"])
 
     def test_pods_at_once_get_addresses_of_their_own(self):
-        conf = conflist()
+        conf = conflist(masquerade=False)
         names = [f"many{i}" for i in range(5)]
         for n in names:
             driver("netns-create", work / "netns" / n)
@@ -319,7 +332,7 @@ class RealPlugins(NetTest):
 
 class Delete(NetTest):
     def test_from_the_saved_list_after_the_file_changed(self):
-        pod = Pod(self, "pod1", ports=["tcp:8080:80"]).boot()
+        pod = Pod(self.addCleanup, "pod1", ports=["tcp:8080:80"]).boot()
         saved = work / "saved.json"
         shutil.copy(pod.conf / "10-nexus.conflist", saved)
         (pod.conf / "10-nexus.conflist").write_text("{")
@@ -327,15 +340,15 @@ class Delete(NetTest):
         pod.delete("--network", saved)
         pod.delete("--network", saved)  # again: no error
         pod.remove()
-        self.assertEqual(census(), self.before)
+        self.assertEqual(census(), NOTHING)
         shutil.copy(saved, pod.conf / "10-nexus.conflist")
 
     def test_when_the_namespace_is_gone(self):
-        pod = Pod(self, "pod1", ports=["tcp:8080:80"], conf=conflist(masquerade=False)).boot()
+        pod = Pod(self.addCleanup, "pod1", ports=["tcp:8080:80"], conf=conflist(masquerade=False)).boot()
         pod.remove()
         self.assertNotEqual(census()["leases"], [])
         pod.delete()
-        self.assertEqual(census(), self.before)
+        self.assertEqual(census(), NOTHING)
 
     def test_after_a_failed_add(self):
         conf = conflist(plugins_after=[{"type": "cni-evil", "evil": {"ADD": "exit-json"}}])
