@@ -131,6 +131,7 @@ int vq_start(struct vq *q, const struct gmem *mem, const struct vq_geometry *g, 
         .event_idx = event_idx,
         .indirect = indirect,
         .bytes_max = bytes_max,
+        .ram_end = gmem_ram_end(mem),
         .desc = desc,
         .avail = avail,
         .used = used,
@@ -189,6 +190,7 @@ static int add_piece(struct walk *w, const struct desc *d)
         return corrupt(w->q, "writable descriptor in a read-only region");
     if (r < 0)
         return corrupt(w->q, "descriptor outside of guest memory");
+    h->lasting = h->lasting && d->addr < w->q->ram_end;
     w->iov[h->n_out + h->n_in] = (struct iovec){.iov_base = s.ptr, .iov_len = d->len};
     if (in) {
         h->n_in++;
@@ -252,7 +254,7 @@ static int walk_chain(struct walk *w)
 
 int vq_pop_iov(struct vq *q, struct vq_head *ret, struct iovec *iov, unsigned max)
 {
-    struct vq_head h = {0};
+    struct vq_head h = {.lasting = true};
     struct walk w = {.q = q, .h = &h, .iov = iov, .max = max};
     uint16_t slot;
     int r = waiting(q);
@@ -284,6 +286,7 @@ int vq_pop(struct vq *q, struct vq_chain *ret)
     if (r <= 0)
         return r;
     ret->head = h.head;
+    ret->lasting = h.lasting;
     ret->n_out = h.n_out;
     ret->n_in = h.n_in;
     ret->out_bytes = h.out_bytes;

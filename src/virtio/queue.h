@@ -34,6 +34,7 @@ struct vq {
     bool event_idx; /* negotiated */
     bool indirect;  /* negotiated */
     uint32_t bytes_max;
+    uint64_t ram_end; /* gpa; what lies beyond may be taken away by the loop */
     /* host views of the three areas, in RAM, valid for the life of the guest's memory */
     const uint8_t *desc;
     uint8_t *avail;
@@ -47,9 +48,11 @@ struct vq {
 };
 
 /* One chain: iov[0 … n_out) is what the device reads, the n_in pieces after it what it may write. The
- * pieces point into guest memory: valid until control returns to the loop. */
+ * pieces point into guest memory: valid until control returns to the loop or, if lasting, as long as
+ * that memory. */
 struct vq_chain {
     uint16_t head;
+    bool lasting; /* all pieces are in RAM */
     uint16_t n_out;
     uint16_t n_in;
     uint32_t out_bytes;
@@ -76,6 +79,7 @@ int vq_pop(struct vq *q, struct vq_chain *ret);
  * header alone. Also -ENOBUFS: the chain has more pieces; it was not taken. */
 struct vq_head {
     uint16_t head;
+    bool lasting;
     uint16_t n_out;
     uint16_t n_in;
     uint32_t out_bytes;
