@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/journal.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 
-#define SD_JOURNAL_SUPPRESS_LOCATION
-#define _SD_SUPPRESS_SYSLOG
-#include <ctype.h>
-
-#include <systemd/sd-journal.h>
-
 #include "base/log.h"
 #include "base/str.h"
+
+/* systemd/sd-journal.h brings syslog.h, whose macros are named as our levels are */
+int sd_journal_sendv(const struct iovec *iov, int n);
 
 #define FIELDS_MAX 8
 #define JOURNAL_SOCKET "/run/systemd/journal/socket"

@@ -413,12 +413,10 @@ static void finished(struct plan_run *run, void *object, enum plan_outcome outco
     struct container *c = object;
     struct node *n = c->sandbox->node;
     const struct plan *plan = plan_run_plan(run);
-    char id[LIMIT_ID_MAX + 1], pod[LIMIT_ID_MAX + 1];
+    char pod[LIMIT_ID_MAX + 1];
 
-    memcpy(id, c->id, sizeof(id)); /* the container may go below */
-    memcpy(pod, c->sandbox->id, sizeof(pod));
+    memcpy(pod, c->sandbox->id, sizeof(pod)); /* the container may go below */
     LOG_SCOPE(pod, "pod", pod);
-    LOG_SCOPE(container, "container", id);
     c->plan = NULL;
     c->timer = sd_event_source_disable_unref(c->timer);
     if (plan == &container_create_plan) {
@@ -436,7 +434,11 @@ static void finished(struct plan_run *run, void *object, enum plan_outcome outco
     plan_run_free(run); /* last: why is its own */
     node_check_ready(n);
 }
-const struct plan_ops container_plan_ops = {journal, finished};
+static const char *log_id(const void *object)
+{
+    return ((const struct container *)object)->id;
+}
+const struct plan_ops container_plan_ops = {"container", log_id, journal, finished};
 
 /* ---- after a crash */
 

@@ -66,8 +66,6 @@ void plan_each_failpoint(const struct plan *plan, void (*fn)(const char *name, v
             (void)snprintf(name, sizeof(name), "%s.%s%s", plan->name, when[k], plan->steps[i].name);
             fn(name, userdata);
         }
-    (void)snprintf(name, sizeof(name), "%s.before_commit", plan->name);
-    fn(name, userdata);
 }
 
 static void arm(struct plan_run *run)
@@ -266,7 +264,6 @@ static bool advance_forward(struct plan_run *run)
 {
     bool ready[PLAN_STEPS_MAX] = {false};
     bool waiting = false;
-    int r;
 
     if (begin_ready(run, ready) > 0) {
         for (unsigned i = 0; i < run->plan->step_count; i++) {
@@ -283,11 +280,6 @@ static bool advance_forward(struct plan_run *run)
         waiting |= run->steps[i].state != STEP_DONE;
     if (waiting)
         return false;
-    r = hit(run, "before_", "commit");
-    if (r < 0) {
-        turn_back(run, r, NULL);
-        return true;
-    }
     return end(run, PLAN_DONE);
 }
 
@@ -359,8 +351,11 @@ static bool advance_back(struct plan_run *run)
 static int advance(sd_event_source *source, void *userdata)
 {
     struct plan_run *run = userdata;
+    char id[80]; /* the object may go below */
     bool more = true;
 
+    (void)snprintf(id, sizeof(id), "%s", run->ops->log_id(run->object));
+    LOG_SCOPE(object, run->ops->log_key, id);
     while (more)
         more = run->undoing ? advance_back(run) : advance_forward(run);
     if (run->halted) /* may free the run */

@@ -12,7 +12,7 @@
  *
  * Failpoints, per step (the plan's name in front): <plan>.before_<step> (intent durable, effect not
  * begun), <plan>.after_<step> (effect complete, not recorded), <plan>.before_undo_<step>,
- * <plan>.after_undo_<step>; per plan <plan>.before_commit. An error there is an error of the step.
+ * <plan>.after_undo_<step>. An error there is an error of the step.
  * Single thread. */
 #pragma once
 
@@ -63,6 +63,8 @@ enum plan_outcome {
 };
 
 struct plan_ops {
+    const char *log_key; /* "pod", "container": the object's name in log lines … */
+    const char *(*log_id)(const void *object); /* … and its id, borrowed */
     /* Writes the object's record, with plan_run_to_json() in it. Durable on return. */
     int (*journal)(void *object, struct error **err);
     /* The last call of a run; frees it (plan_run_free) when it likes. why: the first failure, or NULL

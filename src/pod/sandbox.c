@@ -352,25 +352,25 @@ static void finished(struct plan_run *run, void *object, enum plan_outcome outco
 {
     struct sandbox *s = object;
     struct node *n = s->node;
-    char id[LIMIT_ID_MAX + 1];
 
-    memcpy(id, s->id, sizeof(id)); /* the sandbox may go below */
-    {
-        LOG_SCOPE(pod, "pod", id);
-        s->plan = NULL;
-        s->cni_run = NULL;
-        s->wait = SANDBOX_WAIT_NONE;
-        if (plan_run_plan(run) == &sandbox_run_plan)
-            run_finished(s, run, outcome, why, undo_why);
-        else if (plan_run_plan(run) == &sandbox_stop_plan)
-            stop_finished(s, outcome, why);
-        else
-            remove_finished(s, outcome, why);
-        plan_run_free(run); /* last: why is its own */
-    }
+    s->plan = NULL;
+    s->cni_run = NULL;
+    s->wait = SANDBOX_WAIT_NONE;
+    if (plan_run_plan(run) == &sandbox_run_plan)
+        run_finished(s, run, outcome, why, undo_why);
+    else if (plan_run_plan(run) == &sandbox_stop_plan)
+        stop_finished(s, outcome, why);
+    else
+        remove_finished(s, outcome, why);
+    plan_run_free(run); /* last: why is its own */
     node_check_ready(n);
 }
-const struct plan_ops sandbox_plan_ops = {journal, finished};
+
+static const char *log_id(const void *object)
+{
+    return ((const struct sandbox *)object)->id;
+}
+const struct plan_ops sandbox_plan_ops = {"pod", log_id, journal, finished};
 
 static void begin(struct sandbox *s, const struct plan *plan, enum sandbox_state state)
 {

@@ -28,15 +28,18 @@ static void template_name(uint64_t bytes, char *out, size_t size)
 static int run_mkfs(const char *mkfs, int fd)
 {
     char path[64];
-    char *const argv[] = {(char *)(uintptr_t) "mkfs.ext4",
-                          (char *)(uintptr_t) "-q",
-                          (char *)(uintptr_t) "-F",
-                          (char *)(uintptr_t) "-m",
-                          (char *)(uintptr_t) "0",
-                          (char *)(uintptr_t) "-O",
-                          (char *)(uintptr_t) "^has_journal,^resize_inode,lazy_itable_init",
-                          path,
-                          NULL};
+    static const char *const fixed[] = {"mkfs.ext4",
+                                        "-q",
+                                        "-F",
+                                        "-m",
+                                        "0",
+                                        "-O",
+                                        "^has_journal,^resize_inode",
+                                        "-E",
+                                        "lazy_itable_init=1,nodiscard",
+                                        NULL,
+                                        NULL};
+    char *argv[ARRAY_SIZE(fixed)];
     char *const envp[] = {(char *)(uintptr_t) "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -44,7 +47,10 @@ static int run_mkfs(const char *mkfs, int fd)
     int status = 0, r;
     pid_t pid;
 
+    for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
+        argv[i] = (char *)(uintptr_t)fixed[i];
     (void)snprintf(path, sizeof(path), "/dev/fd/%d", 3);
+    argv[ARRAY_SIZE(fixed) - 2] = path;
     (void)posix_spawn_file_actions_init(&actions);
     (void)posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     (void)posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
