@@ -93,7 +93,7 @@ struct image_auth {
 };
 
 struct image_pull_call;
-/* Bytes fetched so far and in all (0: not known yet). */
+/* Bytes fetched so far and in all (0: not known yet). It may cancel its own call and no other. */
 typedef void (*image_progress_fn)(uint64_t done_bytes, uint64_t total_bytes, void *userdata);
 /* r 0: image is set (borrowed as from image_lookup). Else err tells why: class not-found, denied,
  * invalid, exhausted, unavailable (text begins "RegistryUnavailable"), unsupported, deadline …  The call

@@ -38,6 +38,15 @@ static int text_parse(const json_t *doc, const char *key, char **ret, struct err
     return r;
 }
 
+static size_t strv_bytes(char *const *v)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; v && v[i]; i++)
+        n += strlen(v[i]) + 1;
+    return n;
+}
+
 static int process_parse(const json_t *doc, const struct process_keys *k, struct oci_process *p,
                          struct error **err)
 {
@@ -50,6 +59,11 @@ static int process_parse(const json_t *doc, const struct process_keys *k, struct
         (r = text_parse(doc, k->working_dir, &p->working_dir, err)) < 0 ||
         (r = text_parse(doc, k->stop_signal, &p->stop_signal, err)) < 0)
         return r;
+    if (strv_bytes(p->entrypoint) + strv_bytes(p->cmd) + strv_bytes(p->env) + strlen(p->user) +
+            strlen(p->working_dir) + strlen(p->stop_signal) >
+        OCI_PROCESS_BYTES)
+        return error_set(err, -E2BIG, "env, entrypoint and cmd are larger than %u bytes",
+                         OCI_PROCESS_BYTES);
     return 0;
 }
 

@@ -11,7 +11,8 @@
 #include "base/error.h"
 #include "oci/digest.h"
 
-#define OCI_CONFIG_STRINGS 4096 /* elements of env, entrypoint, cmd */
+#define OCI_CONFIG_STRINGS 4096        /* elements of env, entrypoint, cmd */
+#define OCI_PROCESS_BYTES (512U << 10) /* text of a process in all */
 
 /* What a container starts with unless CRI says otherwise. Absent vectors are NULL, absent strings "". */
 struct oci_process {
