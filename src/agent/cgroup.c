@@ -255,7 +255,14 @@ static void on_events(struct watch *w, void *userdata)
         done(done_data);
 }
 
-void cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata), void *userdata)
+void cgroup_reaper_forget(struct cgroup_reaper *r)
+{
+    if (r)
+        r->done = NULL;
+}
+
+struct cgroup_reaper *cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata),
+                                  void *userdata)
 {
     struct cgroup_reaper *r = xcalloc(1, sizeof(*r));
     _cleanup_(freep) char *events = str_printf("%s/cgroup.events", cg->path);
@@ -270,10 +277,11 @@ void cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata
     if (e == 0)
         e = cgroup_kill(cg);
     if (e == 0 && !try_remove(cg))
-        return;
+        return r;
     if (e < 0 && e != -ENOENT)
         log_warning_errno(e, "cgroup %s", cg->path);
     reaper_free(r);
     if (done)
         done(userdata);
+    return NULL;
 }

@@ -36,5 +36,9 @@ uint64_t cgroup_oom_kills(const struct cgroup *cg);
 /* At the end: forgets the removals under way. */
 void cgroups_free(struct agent *a);
 /* Kills what is in cg and removes the directory as soon as it is empty, then calls done (may be
- * NULL), from the loop or before it returns. Takes cg. */
-void cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata), void *userdata);
+ * NULL), from the loop or before it returns. Takes cg. NULL: it is done; else what goes on. */
+struct cgroup_reaper;
+struct cgroup_reaper *cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata),
+                                  void *userdata);
+/* done is not called any more; NULL is allowed. */
+void cgroup_reaper_forget(struct cgroup_reaper *r);

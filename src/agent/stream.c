@@ -36,8 +36,9 @@ static void end_close(struct stream_end *e)
 static void stream_free(struct stream *s)
 {
     process_forget(s->process);
+    cgroup_reaper_forget(s->reaper);
     if (s->cgroup)
-        cgroup_reap(s->agent, TAKE(s->cgroup), NULL, NULL); /* nothing of an exec survives it */
+        (void)cgroup_reap(s->agent, TAKE(s->cgroup), NULL, NULL); /* nothing survives it */
     end_close(&s->in);
     end_close(&s->out);
     end_close(&s->err);
@@ -321,6 +322,10 @@ static void on_timer(struct loop_source *src, void *userdata)
     }
     if (s->state != STREAM_RUNNING)
         return;
+    if (s->reaper) {
+        log_warning("a process of an exec cannot be killed");
+        s->alone = true;
+    }
     if (s->cgroup)
         (void)cgroup_kill(s->cgroup);
     s->drained = true;
@@ -332,12 +337,28 @@ static void on_timer(struct loop_source *src, void *userdata)
     progress(s);
 }
 
+static void on_alone(void *userdata)
+{
+    struct stream *s = userdata;
+    bool waited = s->reaper != NULL;
+
+    s->reaper = NULL;
+    s->alone = true;
+    if (waited) /* else cgroup_reap has not even returned */
+        progress(s);
+}
+
+/* EXIT is the last word: first nothing of the exec may be alive. */
 static void finish_if_over(struct stream *s)
 {
     if (s->state != STREAM_RUNNING || !s->exited || s->out.fd >= 0 || s->err.fd >= 0)
         return;
-    if (s->cgroup)
-        cgroup_reap(s->agent, TAKE(s->cgroup), NULL, NULL);
+    if (s->cgroup) {
+        loop_timer_set_after_ms(s->timer, LIMIT_EXEC_DRAIN_MS);
+        s->reaper = cgroup_reap(s->agent, TAKE(s->cgroup), on_alone, s);
+    }
+    if (s->is_exec && !s->alone)
+        return;
     queue_message(s, TLV_EXIT, &s->exit.base);
     s->state = STREAM_CLOSING;
 }

@@ -44,9 +44,11 @@ struct stream {
     int status_fd; /* owned */
     struct loop_source *status_source;
     struct process *process; /* until reaped */
-    struct cgroup *cgroup;   /* owned: of an exec */
+    struct cgroup *cgroup;   /* owned: of an exec, until it is reaped */
+    struct cgroup_reaper *reaper;
     uint64_t oom_before;
     bool exited, drained;
+    bool alone; /* nothing of the exec is alive, or it was waited for long enough */
     Nexus__ExitInfo exit;
 };
 

@@ -27,7 +27,8 @@ static void on_inotify(struct loop_source *s, int fd, unsigned events, void *use
 
         memcpy(&e, bytes + at, sizeof(e));
         at += sizeof(e) + e.len;
-        w = e.mask & IN_MODIFY ? find(a, e.wd) : NULL;
+        /* IN_IGNORED: the file is gone, which is a change too */
+        w = e.mask & (IN_MODIFY | IN_IGNORED) ? find(a, e.wd) : NULL;
         if (w)
             w->fn(w, w->userdata);
     }

@@ -11,7 +11,8 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DRIVE = ROOT / "build/host/tests/integration/agent/agent-drive"
 PROBE = ROOT / "build/host/tests/integration/agent/agent-probe"
-BUSYBOX = "/usr/bin/busybox" if pathlib.Path("/usr/bin/busybox").exists() else "/bin/busybox"
+BUSYBOX = next((p for p in (ROOT / "build/kernels/busybox-static", pathlib.Path("/usr/bin/busybox")) if p.exists()),
+               "/bin/busybox")
 
 
 class AgentCase(unittest.TestCase):
