@@ -306,16 +306,19 @@ static void cancel_network_wait(struct plan_run *run, void *object)
         cni_call_cancel(s->cni);
 }
 
+/* On a disk so full that not even the reserve helps it is stopped all the same: the older record makes
+ * the next start do all of it again, which finds nothing left to do. */
 static int stop_commit(struct plan_run *run, void *object, struct error **err)
 {
+    _cleanup_(error_freep) struct error *why = NULL;
     struct sandbox *s = object;
     int r;
 
     s->state = SANDBOX_STOPPED;
-    r = sandbox_save(s, true, err);
+    r = sandbox_save(s, true, &why);
     if (r < 0)
-        s->state = SANDBOX_STOPPING;
-    return r;
+        log_warning("stopped, but that cannot be saved: %s", error_text(why, r));
+    return 0;
 }
 
 enum stop_step {

@@ -196,6 +196,13 @@ class Node:
                                         "ip link set lo up; echo; exec sleep infinity"], stdout=subprocess.PIPE)
         self.holder.stdout.readline()
 
+    def end_namespaces(self):
+        if self.holder:
+            self.holder.kill()
+            self.holder.wait()
+            self.holder.stdout.close()
+            self.holder = None
+
     def inside(self, *cmd, **more):
         if not self.own_network:
             return subprocess.run(cmd, **more)
@@ -274,9 +281,7 @@ class Node:
         for pid in self.vmm_pids():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        if self.holder:
-            self.holder.kill()
-            self.holder.wait()
+        self.end_namespaces()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def __enter__(self):
