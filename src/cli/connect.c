@@ -30,7 +30,8 @@ char *cli_clean(const char *text)
     return out;
 }
 
-static void say(const char *prefix, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void say(const char *prefix, const char *fmt,
+                                                      va_list ap)
 {
     char text[4608];
     _cleanup_(freep) char *clean = NULL;

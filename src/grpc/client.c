@@ -271,8 +271,6 @@ static void client_read(struct grpc_client *c)
         n = nghttp2_session_mem_recv(c->session, c->in, (size_t)n);
         if (n < 0)
             client_lost(c, "the server does not speak HTTP/2 (%s)", nghttp2_strerror((int)n));
-        else if (!nghttp2_session_want_read(c->session) && !nghttp2_session_want_write(c->session))
-            client_lost(c, "the server ended the connection");
     }
 }
 
@@ -300,6 +298,10 @@ static bool client_turn(struct grpc_client *c, uint64_t until_ns)
     if (n > 0 && (p.revents & (POLLIN | POLLHUP | POLLERR)))
         client_read(c);
     client_write(c);
+    /* GOAWAY came, or ours went because of what came */
+    if (c->out.used == 0 && !nghttp2_session_want_read(c->session) &&
+        !nghttp2_session_want_write(c->session))
+        client_lost(c, "the connection ended: the server left, or does not speak HTTP/2");
     return n != 0;
 }
 
