@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
 #include "base/checked.h"
 #include "base/limit.h"
@@ -25,8 +26,8 @@ struct console {
     int out_fd; /* borrowed */
     int wake_fd;
     struct loop *loop;
-    struct loop_source *wake, *out;
-    bool out_waits; /* for out_fd to become writable */
+    struct loop_source *wake, *out; /* no out: a regular file is always writable, not watchable */
+    bool out_waits;                 /* for out_fd to become writable */
 };
 
 /* Up to CHUNK unwritten bytes into buf. */
@@ -116,6 +117,7 @@ static void on_wake(struct loop_source *s, int fd, unsigned events, void *userda
 int console_new(struct loop *loop, int out_fd, struct console **ret)
 {
     _cleanup_(console_freep) struct console *c = xcalloc(1, sizeof(*c));
+    struct stat st;
     int r;
 
     (void)pthread_mutex_init(&c->lock, NULL);
@@ -130,8 +132,10 @@ int console_new(struct loop *loop, int out_fd, struct console **ret)
         r = loop_add_io(loop, c->wake_fd, LOOP_READ, on_wake, c, &c->wake);
         if (r < 0)
             return r;
-        r = loop_add_io(loop, out_fd, 0, on_out, c, &c->out);
-        if (r < 0 && r != -EPERM) /* a regular file is always writable and not watchable */
+        if (fstat(out_fd, &st) < 0)
+            return -errno;
+        r = S_ISREG(st.st_mode) ? 0 : loop_add_io(loop, out_fd, 0, on_out, c, &c->out);
+        if (r < 0)
             return r;
     }
     *ret = TAKE(c);

@@ -213,6 +213,22 @@ static void test_readonly(void)
     say("before %s after %s", before, after);
 }
 
+/* Which of the idle slots got the device only the host knows: an empty one says ENODEV. */
+static void bind_all(void)
+{
+    DIR *d = opendir("/sys/bus/platform/devices");
+    struct dirent *e;
+    char path[300];
+
+    while (d && (e = readdir(d))) {
+        snprintf(path, sizeof(path), "/sys/bus/platform/devices/%s/driver", e->d_name);
+        if (strncmp(e->d_name, "LNRO0005:", 9) == 0 && access(path, F_OK) != 0)
+            write_text("/sys/bus/platform/drivers/virtio-mmio/bind", e->d_name);
+    }
+    if (d)
+        closedir(d);
+}
+
 /* A region is taken away and its slot used again. */
 static void test_reuse(unsigned slots)
 {
@@ -224,7 +240,7 @@ static void test_reuse(unsigned slots)
             /* every slot was used once: presence alone does not bind a known device */
             sleep_ms(300);
             say("before bind: %d", access("/sys/block/pmem0", F_OK));
-            say("bind gives %d", write_text("/sys/bus/platform/drivers/virtio-mmio/bind", name));
+            bind_all();
         }
         for (int i = 0; platform_name(0, name, sizeof(name)) < 0; i++) {
             if (i == 1000) {
