@@ -21,7 +21,7 @@
 #define DRIVER_DIR "/sys/bus/platform/drivers/virtio-mmio"
 #define VIRTIO_MMIO_ID "LNRO0005:"
 #define ATTR_MAX 64
-#define RELEASE_TRIES 100
+#define RELEASE_TRIES 300
 #define RELEASE_RETRY_MS 10
 
 static struct region *find(struct agent *a, uint64_t gpa)
@@ -156,7 +156,8 @@ static int unbind(uint64_t gpa, const char *block, struct error **err)
 }
 
 /* A region that is unmounted: the kernel may hold the file system for some milliseconds more, through
- * the last overlay, and a device must not be taken from under it. */
+ * the last overlay, and a device must not be taken from under it. A device that is not there may be on
+ * its way: were it called gone, the driver would meet the memory being taken away. */
 struct release {
     struct list link;
     struct agent *agent;
@@ -177,18 +178,26 @@ static void release_step(struct release *x)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     char block[32], held[64];
+    bool found, busy = false;
     int r = 0;
 
-    if (x->agent->set.guest && find_device(x->gpa, block) == 0) {
-        (void)snprintf(held, sizeof(held), "/sys/fs/erofs/%.16s", block);
-        if (access(held, F_OK) == 0 && x->tries++ < RELEASE_TRIES) {
-            loop_timer_set_after_ms(x->timer, RELEASE_RETRY_MS);
-            return;
-        }
-        r = access(held, F_OK) == 0
-                ? error_set(&err, -EBUSY, "region %#" PRIx64 " is still in use", x->gpa)
-                : unbind(x->gpa, block, &err);
+    if (!x->agent->set.guest) {
+        release_end(x, 0, NULL);
+        return;
     }
+    found = find_device(x->gpa, block) == 0;
+    if (found) {
+        (void)snprintf(held, sizeof(held), "/sys/fs/erofs/%.16s", block);
+        busy = access(held, F_OK) == 0;
+    }
+    if ((busy || !found) && x->tries++ < RELEASE_TRIES) {
+        loop_timer_set_after_ms(x->timer, RELEASE_RETRY_MS);
+        return;
+    }
+    if (busy)
+        r = error_set(&err, -EBUSY, "region %#" PRIx64 " is still in use", x->gpa);
+    else if (found)
+        r = unbind(x->gpa, block, &err);
     release_end(x, r, err);
 }
 
