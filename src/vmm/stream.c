@@ -23,8 +23,7 @@ struct stream {
     void *ud;
     int fd;
     struct loop_source *io;
-    struct loop_source
-        *start; /* frames that came with the hello; the last callback, out of any caller */
+    struct loop_source *later;  /* at the end of this turn: write, read on; the last callback */
     struct guest_stream *guest; /* NULL: its end is over */
     char *container_id;
     struct tlv_reader reader; /* from the client */
@@ -59,7 +58,7 @@ static void set_gone(struct stream *s)
     loop_remove(TAKE(s->io));
     s->fd = close_fd(s->fd);
     guest_stream_free(TAKE(s->guest));
-    loop_defer_arm(s->start);
+    loop_defer_arm(s->later);
 }
 
 static void write_client(struct stream *s)
@@ -138,21 +137,26 @@ static void on_started(void *ud, uint32_t pid)
     watch(s);
 }
 
+/* Frames of one turn are written together, at its end or when the queue is full. */
 static bool on_output(void *ud, uint8_t type, const uint8_t *p, uint32_t n)
 {
     struct stream *s = ud;
-    int r = frame_queue_push(&s->queue, type, p, n);
+    int r;
 
+    if (frame_queue_is_full(&s->queue))
+        write_client(s);
+    if (s->gone)
+        return true;
+    r = frame_queue_push(&s->queue, type, p, n);
     if (r == -EAGAIN) {
         s->refused = true;
+        watch(s);
         return false;
     }
-    if (r < 0) {
+    if (r < 0)
         set_gone(s);
-        return true;
-    }
-    write_client(s);
-    watch(s);
+    else
+        loop_defer_arm(s->later);
     return true;
 }
 
@@ -282,6 +286,16 @@ static void read_client(struct stream *s)
     drain_client(s);
 }
 
+/* Writes; then the guest is read again if it was stopped and half of the queue is free. */
+static void serve_client(struct stream *s)
+{
+    write_client(s);
+    if (s->refused && !s->gone && s->guest && s->queue.frames <= LIMIT_TLV_QUEUE_FRAMES / 2) {
+        s->refused = false;
+        guest_stream_resume(s->guest);
+    }
+}
+
 static void on_client_io(struct loop_source *source, int fd, unsigned events, void *ud)
 {
     struct stream *s = ud;
@@ -290,27 +304,25 @@ static void on_client_io(struct loop_source *source, int fd, unsigned events, vo
         set_gone(s);
         return;
     }
-    if (events & LOOP_WRITE) {
-        write_client(s);
-        /* half empty before the guest is read again: fewer, larger turns */
-        if (s->refused && !s->gone && s->guest && s->queue.frames <= LIMIT_TLV_QUEUE_FRAMES / 2) {
-            s->refused = false;
-            guest_stream_resume(s->guest);
-        }
-    }
+    if (events & LOOP_WRITE)
+        serve_client(s);
     if ((events & LOOP_READ) && !s->gone)
         read_client(s);
     watch(s);
 }
 
-/* Runs once at the beginning, for frames that came together with the hello, and once at the end. */
-static void on_defer(struct loop_source *source, void *ud)
+/* At the end of a turn in which something came; also once at the beginning, for frames that came with
+ * the hello. */
+static void on_later(struct loop_source *source, void *ud)
 {
     struct stream *s = ud;
 
-    if (s->gone)
+    if (s->gone) {
         s->ops->on_gone(s->ud, s);
-    else
+        return;
+    }
+    serve_client(s);
+    if (!s->gone)
         drain_client(s);
 }
 
@@ -330,7 +342,7 @@ static int set_up(struct stream *s, const struct transport *transport, int fd,
 {
     Nexus__StreamOpen open = NEXUS__STREAM_OPEN__INIT;
     Nexus__ExecSpec copy = *spec;
-    int r = loop_add_defer(s->loop, on_defer, s, &s->start);
+    int r = loop_add_defer(s->loop, on_later, s, &s->later);
 
     if (r == 0)
         r = loop_add_io(s->loop, fd, LOOP_READ, on_client_io, s, &s->io);
@@ -368,7 +380,7 @@ int stream_new(struct loop *loop, const struct transport *transport, int fd,
         return r;
     }
     s->fd = fd;
-    loop_defer_arm(s->start);
+    loop_defer_arm(s->later);
     *ret = s;
     return 0;
 }
@@ -378,7 +390,7 @@ void stream_free(struct stream *s)
     if (!s)
         return;
     loop_remove(s->io);
-    loop_remove(s->start);
+    loop_remove(s->later);
     (void)close_fd(s->fd);
     guest_stream_free(s->guest);
     tlv_reader_done(&s->reader);
