@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Start at on_boot (hello), on_request (control connection), on_stream_accept (execs and starts). */
+/* Start at on_boot (hello), on_request (control connection); execs and starts are in
+ * fake-agent-stream.c. */
 #include "fakes/fake-agent.h"
 
 #include <errno.h>
@@ -9,70 +10,9 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/le.h"
-#include "base/list.h"
 #include "base/str.h"
-#include "event/loop.h"
-#include "fakes/fake-program.h"
-#include "wire/message.h"
+#include "fakes/fake-agent-internal.h"
 #include "wire/reply.h"
-
-#define OUT_MAX (64U << 10)
-
-struct container {
-    struct list link;
-    char *id;
-    char **args;
-    bool open_stdin;
-    struct proc *main; /* NULL: not started, or over */
-};
-
-enum proc_kind { PROC_UNKNOWN, PROC_START, PROC_EXEC };
-
-struct proc {
-    struct list link;
-    struct fake_agent *agent;
-    enum proc_kind kind;
-    char *container_id;
-    struct transport_conn *conn; /* NULL: the host closed it */
-    struct tlv_reader reader;
-    struct tlv_frame held; /* stdin that was not taken */
-    size_t held_done;
-    struct buf out;
-    struct fake_program *program; /* NULL: not started, or over */
-    char **args;
-    bool open_stdin;
-    bool last; /* EXIT or ERROR is in out */
-    struct loop_source *gone;
-};
-
-/* An answer that comes later. */
-struct later {
-    struct list link;
-    struct fake_agent *agent;
-    struct loop_source *timer;
-    uint64_t id;       /* of the request, or */
-    struct proc *proc; /* the stream that starts */
-    int r;
-};
-
-struct fake_agent {
-    struct loop *loop;
-    const struct transport *guest;
-    struct fake_script script;
-    fake_vm_end_fn on_end;
-    void *ud;
-    struct transport_conn *conn;
-    struct tlv_reader reader;
-    struct buf out;
-    struct list containers, procs, laters;
-    struct loop_source *boot, *end_timer, *die_timer;
-    char hostname[80];
-    Nexus__VmmState__End end;
-    const char *end_detail;
-    bool hung, ended;
-    uint32_t next_pid;
-};
 
 /* ---- output on the control connection */
 
@@ -110,7 +50,7 @@ static void send_reply(struct fake_agent *a, uint64_t id, int r, const char *tex
     send_agent_message(a, &m);
 }
 
-static void send_oom(struct fake_agent *a, const char *id)
+void fake_agent_send_oom(struct fake_agent *a, const char *id)
 {
     Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
     Nexus__OomEvent oom = NEXUS__OOM_EVENT__INIT;
@@ -149,7 +89,7 @@ static void lie_on_control(struct fake_agent *a, const char *kind, uint64_t id)
         send_reply(a, id, 0, "");
         send_reply(a, id, 0, "");
     } else if (strcmp(kind, "foreign-oom") == 0) {
-        send_oom(a, "somebody-else");
+        fake_agent_send_oom(a, "somebody-else");
     } else if (strcmp(kind, "hello-again") == 0) {
         send_hello(a);
     } else if (strcmp(kind, "host-message") == 0) {
@@ -179,14 +119,12 @@ static void flood(struct fake_agent *a, uint64_t n)
         send_agent_message(a, &m);
 }
 
-static void proc_free(struct proc *p);
-
 static void drop_connections(struct fake_agent *a)
 {
     if (a->conn)
         a->guest->conn_close(TAKE(a->conn));
     while (!list_is_empty(&a->procs))
-        proc_free(list_first(&a->procs, struct proc, link));
+        fake_proc_free(list_first(&a->procs, struct proc, link));
     (void)a->guest->listen(a->guest->impl, TRANSPORT_PORT_STREAM, NULL, NULL);
 }
 
@@ -199,7 +137,7 @@ static void end_vm(struct fake_agent *a, Nexus__VmmState__End end, const char *d
 }
 
 /* Passes a point. False: there is no answer now. */
-static bool at(struct fake_agent *a, const char *point)
+bool fake_agent_at(struct fake_agent *a, const char *point)
 {
     const struct fake_rule *r;
 
@@ -234,25 +172,9 @@ static bool at(struct fake_agent *a, const char *point)
     return !a->hung && !fake_script_due(&a->script, "mute", point);
 }
 
-/* ---- processes */
+/* ---- containers, answers that come later */
 
-static void write_proc(struct proc *p)
-{
-    size_t n;
-
-    while (p->conn && p->out.used) {
-        n = p->agent->guest->conn_write(p->conn, p->out.data, p->out.used);
-        if (n == 0)
-            return;
-        buf_consume(&p->out, n);
-    }
-    if (!p->conn)
-        buf_clear(&p->out);
-    else if (p->last)
-        p->agent->guest->conn_shutdown(p->conn);
-}
-
-static struct container *find_container(struct fake_agent *a, const char *id)
+struct container *fake_agent_container(struct fake_agent *a, const char *id)
 {
     struct container *c;
 
@@ -262,153 +184,13 @@ static struct container *find_container(struct fake_agent *a, const char *id)
     return NULL;
 }
 
-static void on_stdin_room(void *ud);
-
-static size_t on_program_output(void *ud, uint8_t type, const uint8_t *bytes, size_t n)
+char **fake_agent_copy_args(const Nexus__ProcessSpec *spec)
 {
-    struct proc *p = ud;
-    size_t taken = 0;
+    char **v = NULL;
 
-    while (p->conn && taken < n && p->out.used < OUT_MAX) {
-        size_t piece = n - taken < 4096 ? n - taken : 4096;
-
-        if (tlv_write(&p->out, type, bytes + taken, piece) < 0)
-            break;
-        taken += piece;
-    }
-    write_proc(p);
-    return p->conn ? taken : n; /* nobody listens: a container's output goes nowhere */
-}
-
-static void lie_on_stream(struct proc *p, const char *point)
-{
-    const struct fake_rule *r = fake_script_due(&p->agent->script, "lie", point);
-
-    if (!r)
-        return;
-    if (strcmp(r->kind, "bad-exit") == 0)
-        (void)tlv_write(&p->out, TLV_EXIT, "\x08\x80\x80\x80\x80\x08", 6); /* code 2^31 */
-    else if (strcmp(r->kind, "early-output") == 0)
-        (void)tlv_write(&p->out, TLV_STDOUT, "early", 5);
-    else if (strcmp(r->kind, "message") == 0)
-        (void)tlv_write(&p->out, TLV_MESSAGE, "\x08\x01", 2);
-    else if (strcmp(r->kind, "stdin") == 0)
-        (void)tlv_write(&p->out, TLV_STDIN, "x", 1);
-    else if (strcmp(r->kind, "hang-up") == 0)
-        p->last = true;
-    else if (strcmp(r->kind, "late-output") == 0) {
-        (void)tlv_write(&p->out, TLV_STDOUT, NULL, 0);
-        (void)tlv_write(&p->out, TLV_STDOUT, "late", 4);
-    }
-    write_proc(p);
-}
-
-static void finish_proc(struct proc *p, uint8_t type, const ProtobufCMessage *m)
-{
-    struct container *c = find_container(p->agent, p->container_id ? p->container_id : "");
-
-    if (c && c->main == p)
-        c->main = NULL;
-    if (message_write(&p->out, type, m) < 0)
-        abort();
-    p->last = true;
-    fake_program_free(TAKE(p->program));
-    if (!p->conn)
-        loop_defer_arm(p->gone);
-    write_proc(p);
-}
-
-static void on_program_exit(void *ud, int code, unsigned sig, bool oom)
-{
-    struct proc *p = ud;
-    Nexus__ExitInfo m = NEXUS__EXIT_INFO__INIT;
-    const struct fake_rule *r;
-
-    if (oom)
-        send_oom(p->agent, p->container_id);
-    if (!at(p->agent, "exit"))
-        return;
-    lie_on_stream(p, "exit");
-    r = fake_script_due(&p->agent->script, "lie", "exit");
-    if (r && strcmp(r->kind, "no-exit") == 0) {
-        p->last = true;
-        write_proc(p);
-        return;
-    }
-    if (!r || strcmp(r->kind, "late-output") != 0) {
-        (void)tlv_write(&p->out, TLV_STDOUT, NULL, 0);
-        (void)tlv_write(&p->out, TLV_STDERR, NULL, 0);
-    }
-    m.code = code;
-    m.signal = sig;
-    m.oom_killed = oom;
-    if (r && strcmp(r->kind, "exit-twice") == 0)
-        (void)message_write(&p->out, TLV_EXIT, &m.base);
-    finish_proc(p, TLV_EXIT, &m.base);
-}
-
-static const struct fake_program_ops program_ops = {
-    .output = on_program_output,
-    .stdin_room = on_stdin_room,
-    .on_exit = on_program_exit,
-};
-
-static void fail_proc(struct proc *p, int exit_code, int r, const char *text)
-{
-    Nexus__StreamError m = NEXUS__STREAM_ERROR__INIT;
-    Nexus__Reply reply = NEXUS__REPLY__INIT;
-    _cleanup_(error_freep) struct error *err = NULL;
-
-    r = error_set_class(&err, ERROR_GUEST, r, "in guest: %s", text);
-    reply_from_error(&reply, r, err);
-    m.reply = &reply;
-    m.exit_code = exit_code;
-    finish_proc(p, TLV_ERROR, &m.base);
-}
-
-/* Starts the process of a stream whose container is known. */
-static void start_proc(struct proc *p, int r)
-{
-    struct fake_agent *a = p->agent;
-    Nexus__StreamStarted m = NEXUS__STREAM_STARTED__INIT;
-    struct container *c = find_container(a, p->container_id);
-    const char *point = p->kind == PROC_EXEC ? "exec-started" : "started";
-    int code;
-
-    if (r < 0) {
-        fail_proc(p, 128, r, "told to fail");
-        return;
-    }
-    if (!c || (p->kind == PROC_EXEC) != (c->main != NULL)) {
-        fail_proc(p, 128, -ESRCH, "no such container, or in the wrong state");
-        return;
-    }
-    code = fake_program_new(a->loop, p->args, strv_len(p->args), a->hostname, p->open_stdin,
-                            fake_script_setting(&a->script, "unknown-runs") != NULL, &program_ops,
-                            p, &p->program);
-    if (code) {
-        char text[256];
-
-        (void)snprintf(text, sizeof(text), "exec %.100s: %s", p->args ? p->args[0] : "nothing",
-                       code == 127 ? "no such file" : "permission denied");
-        fail_proc(p, code, code == 127 ? -ENOENT : -EACCES, text);
-        return;
-    }
-    if (p->kind == PROC_START)
-        c->main = p;
-    if (!at(a, point))
-        return;
-    lie_on_stream(p, point);
-    if (p->last) /* hung up */
-        return;
-    m.pid = ++a->next_pid + 100;
-    if (message_write(&p->out, TLV_MESSAGE, &m.base) < 0)
-        abort();
-    fake_program_run(p->program);
-    if (p->last)
-        return;
-    write_proc(p);
-    on_stdin_room(p);
+    for (size_t i = 0; spec && i < spec->n_args; i++)
+        strv_push(&v, spec->args[i]);
+    return v;
 }
 
 static void on_later(struct loop_source *s, void *ud)
@@ -418,15 +200,15 @@ static void on_later(struct loop_source *s, void *ud)
     list_remove(&l->link);
     loop_remove(l->timer);
     if (l->proc)
-        start_proc(l->proc, l->r);
+        fake_proc_start(l->proc, l->r);
     else if (!l->agent->hung)
         send_reply(l->agent, l->id, l->r, "told to fail");
     free(l);
 }
 
 /* Answers a request or starts a process: now, later, or with an error. */
-static void respond(struct fake_agent *a, const char *point, uint64_t id, struct proc *proc, int r,
-                    const char *text)
+void fake_agent_respond(struct fake_agent *a, const char *point, uint64_t id, struct proc *proc,
+                        int r, const char *text)
 {
     const struct fake_rule *delay = fake_script_due(&a->script, "delay", point);
     const struct fake_rule *fail = fake_script_due(&a->script, "fail", point);
@@ -438,7 +220,7 @@ static void respond(struct fake_agent *a, const char *point, uint64_t id, struct
     }
     if (!delay) {
         if (proc)
-            start_proc(proc, r);
+            fake_proc_start(proc, r);
         else
             send_reply(a, id, r, text);
         return;
@@ -452,190 +234,6 @@ static void respond(struct fake_agent *a, const char *point, uint64_t id, struct
     if (loop_add_timer(a->loop, on_later, l, &l->timer) < 0)
         abort();
     loop_timer_set_after_ms(l->timer, delay->arg);
-}
-
-static void proc_free(struct proc *p)
-{
-    struct container *c = find_container(p->agent, p->container_id ? p->container_id : "");
-    struct later *l, *tmp;
-
-    if (c && c->main == p)
-        c->main = NULL;
-    list_foreach_safe (l, tmp, &p->agent->laters, link) {
-        if (l->proc != p)
-            continue;
-        list_remove(&l->link);
-        loop_remove(l->timer);
-        free(l);
-    }
-    list_remove(&p->link);
-    if (p->conn)
-        p->agent->guest->conn_close(p->conn);
-    fake_program_free(p->program);
-    loop_remove(p->gone);
-    tlv_reader_done(&p->reader);
-    buf_done(&p->out);
-    strv_free(p->args);
-    free(p->container_id);
-    free(p);
-}
-
-static void on_proc_gone(struct loop_source *s, void *ud)
-{
-    proc_free(ud);
-}
-
-static char **copy_args(const Nexus__ProcessSpec *spec)
-{
-    char **v = NULL;
-
-    for (size_t i = 0; spec && i < spec->n_args; i++)
-        strv_push(&v, spec->args[i]);
-    return v;
-}
-
-static void on_open(struct proc *p, const struct tlv_frame *f)
-{
-    struct fake_agent *a = p->agent;
-    Nexus__StreamOpen *open =
-        f->type == TLV_MESSAGE
-            ? (Nexus__StreamOpen *)message_unpack(&nexus__stream_open__descriptor, f->value, f->len)
-            : NULL;
-    struct container *c;
-
-    if (!open || open->kind_case == NEXUS__STREAM_OPEN__KIND__NOT_SET) {
-        (void)fprintf(stderr, "fake agent: a stream begins with no StreamOpen\n");
-        abort();
-    }
-    if (open->kind_case == NEXUS__STREAM_OPEN__KIND_EXEC) {
-        p->kind = PROC_EXEC;
-        p->container_id = str_dup(open->exec->container_id);
-        p->args = copy_args(open->exec->process);
-        p->open_stdin = open->exec->open_stdin;
-    } else {
-        p->kind = PROC_START;
-        p->container_id = str_dup(open->start->container_id);
-        c = find_container(a, p->container_id);
-        for (size_t i = 0; c && c->args && c->args[i]; i++)
-            strv_push(&p->args, c->args[i]);
-        p->open_stdin = c && c->open_stdin;
-    }
-    message_free(&open->base);
-    if (at(a, p->kind == PROC_EXEC ? "exec" : "start"))
-        respond(a, p->kind == PROC_EXEC ? "exec" : "start", 0, p, 0, "");
-}
-
-static void on_proc_frame(struct proc *p, const struct tlv_frame *f)
-{
-    if (p->kind == PROC_UNKNOWN) {
-        on_open(p, f);
-        return;
-    }
-    if (!p->program)
-        return;
-    if (f->type == TLV_SIGNAL && f->len == 4)
-        fake_program_signal(p->program, be32_load(f->value));
-    else if (f->type == TLV_STDIN) {
-        size_t n = fake_program_stdin(p->program, f->value, f->len);
-
-        if (n < f->len) {
-            p->held = *f;
-            p->held_done = n;
-        }
-    }
-}
-
-/* Opened, and neither running nor refused yet: its input waits. */
-static bool is_starting(const struct proc *p)
-{
-    return p->kind != PROC_UNKNOWN && !p->program && !p->last;
-}
-
-/* Gives out what the reader has. False: the program takes no more stdin now. */
-static bool drain_stream(struct proc *p)
-{
-    struct tlv_frame f;
-
-    if (p->held.type) {
-        size_t left = p->held.len - p->held_done;
-
-        p->held_done +=
-            p->program ? fake_program_stdin(p->program, p->held.value + p->held_done, left) : left;
-        if (p->held_done < p->held.len)
-            return false;
-        p->held.type = 0;
-    }
-    while (!p->held.type && !is_starting(p) && tlv_reader_next(&p->reader, &f) > 0)
-        on_proc_frame(p, &f);
-    return !p->held.type && !is_starting(p);
-}
-
-static size_t on_stream_data(struct transport_conn *conn, const uint8_t *bytes, size_t n, void *ud)
-{
-    struct proc *p = ud;
-    size_t used = 0;
-
-    while (used < n && drain_stream(p)) {
-        size_t piece = n - used < 4096 ? n - used : 4096;
-
-        if (tlv_reader_feed(&p->reader, bytes + used, piece) < 0)
-            abort();
-        used += piece;
-        (void)drain_stream(p);
-    }
-    return used;
-}
-
-static void on_stdin_room(void *ud)
-{
-    struct proc *p = ud;
-
-    if (drain_stream(p) && p->conn)
-        p->agent->guest->conn_resume(p->conn);
-}
-
-static void on_stream_writable(struct transport_conn *c, void *ud)
-{
-    struct proc *p = ud;
-
-    write_proc(p);
-    if (p->program)
-        fake_program_run(p->program);
-}
-
-static void on_stream_closed(struct transport_conn *c, int reason, void *ud)
-{
-    struct proc *p = ud;
-
-    p->conn = NULL;
-    if (p->kind == PROC_START && p->program) {
-        buf_clear(&p->out);
-        fake_program_run(p->program); /* runs on unheard */
-        return;
-    }
-    proc_free(p); /* an exec is killed */
-}
-
-static const struct transport_conn_ops stream_ops = {
-    .on_data = on_stream_data,
-    .on_writable = on_stream_writable,
-    .on_closed = on_stream_closed,
-};
-
-static bool on_stream_accept(struct transport_conn *c, void *ud)
-{
-    struct fake_agent *a = ud;
-    struct proc *p = xcalloc(1, sizeof(*p));
-
-    p->agent = a;
-    p->conn = c;
-    tlv_reader_init(&p->reader);
-    buf_init(&p->out, 4U << 20);
-    if (loop_add_defer(a->loop, on_proc_gone, p, &p->gone) < 0)
-        abort();
-    list_append(&a->procs, &p->link);
-    a->guest->conn_set_ops(c, &stream_ops, p);
-    return true;
 }
 
 /* ---- requests */
@@ -661,13 +259,13 @@ static int do_create(struct fake_agent *a, const Nexus__ContainerSpec *spec)
 {
     struct container *c;
 
-    if (find_container(a, spec->id))
+    if (fake_agent_container(a, spec->id))
         return -EEXIST;
     if (spec->rootfs_gpa == 0)
         return -ENXIO;
     c = xcalloc(1, sizeof(*c));
     c->id = str_dup(spec->id);
-    c->args = copy_args(spec->process);
+    c->args = fake_agent_copy_args(spec->process);
     c->open_stdin = spec->open_stdin;
     list_append(&a->containers, &c->link);
     return 0;
@@ -675,7 +273,7 @@ static int do_create(struct fake_agent *a, const Nexus__ContainerSpec *spec)
 
 static int do_signal(struct fake_agent *a, const Nexus__SignalContainer *m)
 {
-    struct container *c = find_container(a, m->container_id);
+    struct container *c = fake_agent_container(a, m->container_id);
 
     if (!c || !c->main || !c->main->program)
         return -ESRCH;
@@ -688,7 +286,7 @@ static int do_signal(struct fake_agent *a, const Nexus__SignalContainer *m)
 
 static void do_remove(struct fake_agent *a, const char *id)
 {
-    struct container *c = find_container(a, id);
+    struct container *c = fake_agent_container(a, id);
 
     if (!c)
         return;
@@ -735,7 +333,7 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
         send_reply(a, m->id, -EOPNOTSUPP, "an unknown request");
         return;
     }
-    if (!at(a, point))
+    if (!fake_agent_at(a, point))
         return;
     lie = fake_script_due(&a->script, "lie", point);
     if (lie) {
@@ -744,7 +342,7 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
             return;
     }
     if (fake_script_due(&a->script, "fail", point)) {
-        respond(a, point, m->id, NULL, 0, "");
+        fake_agent_respond(a, point, m->id, NULL, 0, "");
         return;
     }
     if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_CREATE_CONTAINER)
@@ -753,7 +351,7 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
         r = do_signal(a, m->signal);
     else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_REMOVE_CONTAINER)
         do_remove(a, m->remove_container->container_id);
-    respond(a, point, m->id, NULL, r, "refused");
+    fake_agent_respond(a, point, m->id, NULL, r, "refused");
     if (m->body_case != NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN)
         return;
     signal_all(a, NULL, SIGTERM);
@@ -823,7 +421,7 @@ static void on_boot(struct loop_source *s, void *ud)
         return;
     if (a->guest->connect(a->guest->impl, TRANSPORT_PORT_CONTROL, &control_ops, a, &a->conn) < 0)
         abort();
-    if (!at(a, "hello"))
+    if (!fake_agent_at(a, "hello"))
         return;
     /* bytes are taken only once the host has accepted: they wait until on_writable */
     r = fake_script_due(&a->script, "lie", "hello");
@@ -864,7 +462,7 @@ struct fake_agent *fake_agent_new(struct loop *loop, const struct transport *gue
     if (loop_add_timer(loop, on_boot, a, &a->boot) < 0 ||
         loop_add_timer(loop, on_end_timer, a, &a->end_timer) < 0 ||
         loop_add_timer(loop, on_die_timer, a, &a->die_timer) < 0 ||
-        guest->listen(guest->impl, TRANSPORT_PORT_STREAM, on_stream_accept, a) < 0)
+        guest->listen(guest->impl, TRANSPORT_PORT_STREAM, fake_agent_accept_stream, a) < 0)
         abort();
     loop_timer_set(a->boot, 0);
     return a;
