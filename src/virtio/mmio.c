@@ -378,6 +378,9 @@ static bool write_queue_ready(struct virtio_mmio *w, uint32_t v)
 {
     struct queue_regs *q = configurable(w);
 
+    /* Linux writes 0 for every queue after the reset that cleared it */
+    if (v == 0 && w->queue_sel < w->dev->ops->queues && !w->queue[w->queue_sel].ready)
+        return true;
     if (!q || v > 1)
         return false;
     if (v && !q->ready && !vq_geometry_ok(w->mem, &q->g, w->dev->ops->queue_size))

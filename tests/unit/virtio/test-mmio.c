@@ -315,6 +315,22 @@ static void queue_is_ready_only_with_valid_rings(void **state)
     assert_false(guest_needs_reset(&f->g));
 }
 
+static void deleting_a_queue_after_the_reset_is_no_offence(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t before;
+
+    running(f);
+    guest_reset(&f->g);
+    before = rejected(f);
+    for (uint32_t q = 0; q < 2; q++) {
+        guest_write(&f->g, 0x30, q);
+        guest_write(&f->g, 0x44, 0);
+        assert_int_equal(guest_read(&f->g, 0x44), 0);
+    }
+    assert_int_equal(rejected(f), before);
+}
+
 static void queues_cannot_be_set_up_outside_of_their_phase(void **state)
 {
     struct fixture *f = *state;
@@ -711,6 +727,7 @@ int main(void)
         T(queue_registers_of_no_queue_do_nothing),
         T(queue_size_must_fit),
         T(queue_is_ready_only_with_valid_rings),
+        T(deleting_a_queue_after_the_reset_is_no_offence),
         T(queues_cannot_be_set_up_outside_of_their_phase),
         T(nothing_of_a_queue_changes_after_driver_ok),
         T(activation_kicks_every_ready_queue_once),
