@@ -13,6 +13,9 @@
 
 #define CONF_FILES_MAX 1000
 
+/* The node's configuration is bad, not what the caller asked for: it may try again later. */
+#define conf_error(err, ...) error_set_class(err, ERROR_UNAVAILABLE, -EINVAL, __VA_ARGS__)
+
 static const char *const versions[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}; /* ascending */
 
 static int version_index(const char *v)
@@ -86,29 +89,27 @@ static int read_plugin(struct cni_network *net, json_t *conf, struct error **err
     const json_t *ipam = json_object_get(json_object_get(conf, "ipam"), "type");
 
     if (!json_is_object(conf))
-        return error_set(err, -EINVAL, "%s: plugins[%zu] is no object", net->file, net->n_plugins);
+        return conf_error(err, "%s: plugins[%zu] is no object", net->file, net->n_plugins);
     if (!json_is_string(type))
-        return error_set(err, -EINVAL, "%s: plugins[%zu].type is missing or no string", net->file,
-                         net->n_plugins);
+        return conf_error(err, "%s: plugins[%zu].type is missing or no string", net->file,
+                          net->n_plugins);
     if (!cni_type_is_valid(json_string_value(type)))
-        return error_set(
-            err, -EINVAL,
+        return conf_error(
+            err,
             "%s: plugins[%zu].type must be the bare file name of a plugin ([A-Za-z0-9_.-], "
             "255 at most)",
             net->file, net->n_plugins);
     if (ipam && (!json_is_string(ipam) || !cni_type_is_valid(json_string_value(ipam))) &&
         !str_equal(json_string_value(ipam), ""))
-        return error_set(err, -EINVAL,
-                         "%s: plugins[%zu].ipam.type must be the bare file name of a plugin",
-                         net->file, net->n_plugins);
+        return conf_error(err, "%s: plugins[%zu].ipam.type must be the bare file name of a plugin",
+                          net->file, net->n_plugins);
     if (caps && !json_is_object(caps))
-        return error_set(err, -EINVAL, "%s: plugins[%zu].capabilities is no object", net->file,
-                         net->n_plugins);
+        return conf_error(err, "%s: plugins[%zu].capabilities is no object", net->file,
+                          net->n_plugins);
     for (size_t i = 0; i < ARRAY_SIZE(reserved); i++)
         if (json_object_get(conf, reserved[i]))
-            return error_set(err, -EINVAL,
-                             "%s: plugins[%zu] has \"%s\", which only the runtime sets", net->file,
-                             net->n_plugins, reserved[i]);
+            return conf_error(err, "%s: plugins[%zu] has \"%s\", which only the runtime sets",
+                              net->file, net->n_plugins, reserved[i]);
     p->type = str_dup(json_string_value(type));
     p->capabilities = read_capabilities(conf);
     p->conf = json_incref(conf);
@@ -137,15 +138,14 @@ static int read_version(struct cni_network *net, const json_t *doc, struct error
         return 0;
     }
     if (!v)
-        return error_set(err, -EINVAL, "%s: cniVersion is missing; write one of 0.3.0 to 1.1.0",
-                         net->file);
+        return conf_error(err, "%s: cniVersion is missing; write one of 0.3.0 to 1.1.0", net->file);
     if (!json_is_string(v))
-        return error_set(err, -EINVAL, "%s: cniVersion is no string", net->file);
+        return conf_error(err, "%s: cniVersion is no string", net->file);
     _cleanup_(freep) char *shown = cni_printable(json_string_value(v), json_string_length(v), 32);
-    return error_set(err, -EINVAL,
-                     "%s: cniVersion \"%s\" is not supported; 0.3.0, 0.3.1, 0.4.0, 1.0.0 "
-                     "and 1.1.0 are",
-                     net->file, shown);
+    return conf_error(err,
+                      "%s: cniVersion \"%s\" is not supported; 0.3.0, 0.3.1, 0.4.0, 1.0.0 "
+                      "and 1.1.0 are",
+                      net->file, shown);
 }
 
 static int read_flag(const struct cni_network *net, const json_t *doc, const char *key, bool *ret,
@@ -154,7 +154,7 @@ static int read_flag(const struct cni_network *net, const json_t *doc, const cha
     const json_t *v = json_object_get(doc, key);
 
     if (v && !json_is_boolean(v))
-        return error_set(err, -EINVAL, "%s: %s must be true or false", net->file, key);
+        return conf_error(err, "%s: %s must be true or false", net->file, key);
     *ret = json_is_true(v);
     return 0;
 }
@@ -168,11 +168,11 @@ static int read_list(struct cni_network *net, json_t *doc, struct error **err)
     int r;
 
     if (!json_is_object(doc))
-        return error_set(err, -EINVAL, "%s: no JSON object", net->file);
+        return conf_error(err, "%s: no JSON object", net->file);
     if (!json_is_string(name) || !cni_name_is_valid(json_string_value(name)))
-        return error_set(err, -EINVAL,
-                         "%s: name is missing or not of [A-Za-z0-9][A-Za-z0-9_.-]*, 255 at most",
-                         net->file);
+        return conf_error(err,
+                          "%s: name is missing or not of [A-Za-z0-9][A-Za-z0-9_.-]*, 255 at most",
+                          net->file);
     net->name = str_dup(json_string_value(name));
     r = read_version(net, doc, err);
     if (r == 0)
@@ -182,9 +182,9 @@ static int read_list(struct cni_network *net, json_t *doc, struct error **err)
     if (r < 0)
         return r;
     if (!json_is_array(plugins) || json_array_size(plugins) == 0)
-        return error_set(err, -EINVAL, "%s: plugins is missing or empty", net->file);
+        return conf_error(err, "%s: plugins is missing or empty", net->file);
     if (json_array_size(plugins) > CNI_PLUGINS_MAX)
-        return error_set(err, -EINVAL, "%s: more than %d plugins", net->file, CNI_PLUGINS_MAX);
+        return conf_error(err, "%s: more than %d plugins", net->file, CNI_PLUGINS_MAX);
     json_array_foreach (plugins, i, e) {
         r = read_plugin(net, e, err);
         if (r < 0)
@@ -219,7 +219,7 @@ int cni_network_parse(const char *text, size_t len, const char *file, struct cni
     r = json_input_parse(text, len, CNI_CONF_BYTES_MAX, &doc, why, sizeof(why));
     if (r < 0) {
         _cleanup_(freep) char *shown = cni_printable(why, strlen(why), 200);
-        return error_set(err, -EINVAL, "%s: %s", file, len ? shown : "the file is empty");
+        return conf_error(err, "%s: %s", file, len ? shown : "the file is empty");
     }
     if (json_is_object(doc) && !json_object_get(doc, "plugins") && json_object_get(doc, "type"))
         doc = list_from_single(TAKE(doc));
@@ -300,9 +300,9 @@ int cni_load(const char *conf_dir, struct cni_network **ret, struct error **err)
     path = str_printf("%s/%s", conf_dir, name);
     r = file_read_all(AT_FDCWD, path, CNI_CONF_BYTES_MAX, &text, &len);
     if (r == -EINVAL)
-        return error_set(err, r, "%s: no regular file", path);
+        return conf_error(err, "%s: no regular file", path);
     if (r == -EFBIG)
-        return error_set(err, -EINVAL, "%s: larger than %u bytes", path, CNI_CONF_BYTES_MAX);
+        return conf_error(err, "%s: larger than %u bytes", path, CNI_CONF_BYTES_MAX);
     if (r < 0)
         return error_set_class(err, ERROR_UNAVAILABLE, r, "cannot read %s: %s", path, strerror(-r));
     return cni_network_parse(text, len, path, ret, err);

@@ -53,8 +53,8 @@ struct cni_network {
 
 /* The first *.conflist, *.conf or *.json of the directory in byte order of names (dot files do not
  * count). If that one is bad, so is the answer: a later file is not a substitute.
- * -ENOENT: none there, or no directory. -EINVAL: bad; the text has file, key and reason.
- * ret owned by the caller. */
+ * -ENOENT: none there, or no directory. -EINVAL: bad; the text has file, key and reason. Both are of
+ * class unavailable: it is the node's fault, not the request's. ret owned by the caller. */
 int cni_load(const char *conf_dir, struct cni_network **ret, struct error **err);
 /* The same from text (a saved cni_network.json). file is named in messages. */
 int cni_network_parse(const char *text, size_t len, const char *file, struct cni_network **ret,

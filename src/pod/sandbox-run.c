@@ -185,7 +185,7 @@ static int run_redirect(struct plan_run *run, void *object, struct error **err)
 
     s->net = xcalloc(1, sizeof(*s->net));
     r = net_read_config(s->netns_fd, CNI_IFNAME, s->net, err);
-    if (r >= 0) /* this takes the addresses away: the guest has them now */
+    if (r >= 0) /* from here on every frame is the guest's */
         r = tap_redirect(s->netns_fd, CNI_IFNAME, TAP_NAME, err);
     return r;
 }

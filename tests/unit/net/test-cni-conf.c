@@ -90,6 +90,7 @@ static void list_is_accepted_or_refused_with_the_reason(void **state)
             continue;
         }
         assert_int_equal(r, -EINVAL);
+        assert_int_equal(err->class, ERROR_UNAVAILABLE);
         assert_non_null(strstr(err->message, "/etc/x.conflist"));
         assert_non_null(strstr(err->message, rows[i].why));
     }
