@@ -28,7 +28,7 @@ struct http {
     struct http_response *head; /* borrowed while the head is awaited */
     struct buf body;
     size_t body_at;
-    bool active, head_done, paused, done;
+    bool active, head_done, paused, done, plain_ok;
     CURLcode result;
     char text[CURL_ERROR_SIZE];
 };
@@ -240,6 +240,15 @@ static CURLcode set_request(struct http *h, const struct http_request *req)
     return r;
 }
 
+static bool is_http_url(const struct http *h)
+{
+    const char *url = NULL;
+
+    (void)curl_easy_getinfo(h->easy, CURLINFO_EFFECTIVE_URL, &url);
+    return url &&
+           (str_starts(url, h->plain_ok ? "http://" : "https://") || str_starts(url, "https://"));
+}
+
 /* What curl says, in our classes. */
 static int transport_error(struct http *h, struct error **err)
 {
@@ -250,6 +259,9 @@ static int transport_error(struct http *h, struct error **err)
         return error_set(err, -ELOOP, "more than %d redirects", LIMIT_PULL_REDIRECTS);
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_URL_MALFORMAT:
+        if (is_http_url(h)) /* the address was fine: what came back is older than HTTP/1.0 */
+            return error_set_class(err, ERROR_UNAVAILABLE, -EPROTO,
+                                   "the registry does not speak HTTP: %s", text);
         return error_set_class(err, ERROR_DENIED, -EPROTO,
                                "the address (or a redirect) is not allowed: %s", text);
     case CURLE_PEER_FAILED_VERIFICATION:
@@ -260,7 +272,7 @@ static int transport_error(struct http *h, struct error **err)
         return error_set_class(err, ERROR_UNAVAILABLE, -ETIMEDOUT, "the registry is too slow: %s",
                                text);
     case CURLE_OUT_OF_MEMORY:
-        return error_set(err, -ENOMEM, "out of memory");
+        return error_set(err, -ENOMEM, "out of memory, or a header without end");
     case CURLE_WRITE_ERROR:
         return error_set(err, -E2BIG, "the registry sends more than can be held");
     default:
@@ -303,6 +315,7 @@ int http_open(struct http *h, const struct http_request *req, struct http_respon
     curl_easy_reset(h->easy);
     head_clear(ret);
     h->text[0] = '\0';
+    h->plain_ok = req->plain_http_ok;
     r = set_policy(h, req);
     if (r == CURLE_OK)
         r = set_request(h, req);

@@ -397,8 +397,9 @@ static ssize_t blob_read(struct source *s, void *buf, size_t len, struct error *
         if (++b->ask.tries >= LIMIT_PULL_TRIES)
             return error_set_class(err, ERROR_UNAVAILABLE, -ECONNRESET,
                                    "the transfer broke off after %" PRIu64 " of %" PRIu64
-                                   " bytes, %d times",
-                                   b->seen, b->size, LIMIT_PULL_TRIES);
+                                   " bytes, %d times; at last: %s",
+                                   b->seen, b->size, LIMIT_PULL_TRIES,
+                                   n < 0 ? error_text(e, (int)n) : "it ended early");
         n = wait_ms(b->ask.g, backoff_ms(&b->ask), err);
         if (n < 0)
             return n;
