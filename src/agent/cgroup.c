@@ -8,8 +8,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "agent/attr.h"
 #include "agent/cgroup-value.h"
 #include "agent/watch.h"
+#include "base/checked.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/numparse.h"
@@ -18,6 +20,7 @@
 #define EVENTS_FILE_MAX 4096
 #define PROCS_FILE_MAX (1U << 20)
 #define CGROUP_DEPTH_MAX 16
+#define PIDS_HEADROOM 256
 
 static int write_at(int dir, const char *file, const char *value)
 {
@@ -59,6 +62,24 @@ static void enable_controllers(int dir)
     }
 }
 
+/* Leaves some process ids for the agent's own children when containers have no limit. */
+static void keep_headroom(int pod)
+{
+    uint64_t pids = 0, threads = 0;
+    char text[32];
+
+    if (attr_read("/proc/sys/kernel/pid_max", text, sizeof(text)) < 0 ||
+        parse_u64(text, UINT32_MAX, &pids) < 0 ||
+        attr_read("/proc/sys/kernel/threads-max", text, sizeof(text)) < 0 ||
+        parse_u64(text, UINT32_MAX, &threads) < 0)
+        return;
+    pids = min_of(pids, threads);
+    if (pids <= 2 * PIDS_HEADROOM)
+        return;
+    (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)(pids - PIDS_HEADROOM));
+    (void)write_at(pod, "pids.max", text); /* without the controller there is no such file */
+}
+
 int cgroup_start(struct agent *a, struct error **err)
 {
     _cleanup_(closep) int root = open(a->set.cgroup_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -72,6 +93,7 @@ int cgroup_start(struct agent *a, struct error **err)
     if (a->pod_cgroup < 0)
         return error_set(err, -errno, "cgroup of the pod");
     enable_controllers(a->pod_cgroup);
+    keep_headroom(a->pod_cgroup);
     return 0;
 }
 

@@ -20,7 +20,6 @@
 #include "base/str.h"
 
 #define NR_close_range 436
-#define CLOSE_RANGE_CLOEXEC_FLAG 4U
 #define EXIT_NOT_FOUND 127
 #define EXIT_NOT_EXECUTABLE 126
 #define EXIT_OTHER 128
@@ -46,21 +45,23 @@ int child_begin(int oom_score_adj, struct error **err)
 /* The image's file as text; missing is empty. */
 static int read_database(const char *path, struct text *ret, struct error **err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    _cleanup_(closep) int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    /* no magic links: /proc/self/fd of this child still has what is the agent's */
+    _cleanup_(closep) int fd =
+        root < 0 ? -errno : open_in_root(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, true);
     struct stat st;
     char *bytes = NULL;
     size_t len = 0;
     int r;
 
     *ret = (struct text){0};
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+    if (fd == -ENOENT || fd == -ENOTDIR)
         return 0;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return error_set(err, -errno, "cannot open the image's %s", path);
-    if (!S_ISREG(st.st_mode))
+    if (fd < 0)
+        return error_set(err, fd, "cannot open the image's %s: %s", path, strerror(-fd));
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return error_set(err, -EINVAL, "the image's %s is no file", path);
     r = fd_read_all(fd, USER_FILE_MAX, &bytes, &len);
-    (void)close(fd);
     if (r < 0)
         return error_set(err, r, "cannot read the image's %s", path);
     *ret = (struct text){.p = bytes, .len = len}; /* lives until execve */
@@ -115,7 +116,14 @@ static int set_stdio(const struct child_io *io, const struct user_identity *id, 
     for (int i = 0; i < 3; i++)
         if (dup2(from[i], i) < 0)
             return error_set(err, -errno, "standard stream %d", i);
-    if (syscall(NR_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC_FLAG) < 0)
+    return 0;
+}
+
+/* Not left to close-on-exec: until then a program name such as /proc/self/fd/7 could still use them. */
+static int close_the_rest(int status_fd, struct error **err)
+{
+    if ((status_fd > 3 && syscall(NR_close_range, 3U, (unsigned)status_fd - 1, 0U) < 0) ||
+        syscall(NR_close_range, (unsigned)status_fd + 1, ~0U, 0U) < 0)
         return error_set(err, -errno, "close_range");
     return 0;
 }
@@ -274,6 +282,8 @@ void child_become(struct process_plan *plan, const struct child_io *io, int stat
         r = set_rlimits(plan, &err);
     if (r == 0)
         r = set_stdio(io, &id, &err);
+    if (r == 0)
+        r = close_the_rest(status_fd, &err);
     if (r == 0)
         complete_env(plan, &id);
     if (r == 0)

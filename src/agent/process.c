@@ -129,7 +129,11 @@ int process_signal(const struct process *p, int signal)
 
 void child_fail(int status_fd, int exit_code, int r, struct error *err)
 {
-    struct child_failure f = {.exit_code = exit_code, .error_code = r < 0 ? -r : r};
+    struct child_failure f = {
+        .exit_code = exit_code,
+        .error_code = r < 0 ? -r : r,
+        .error_class = (int)error_class_of(err, r),
+    };
 
     (void)snprintf(f.text, sizeof(f.text), "%s", error_text(err, r));
     (void)write_full(status_fd, &f, sizeof(f));

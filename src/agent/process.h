@@ -22,6 +22,7 @@ struct process {
 struct child_failure {
     int exit_code;  /* 126, 127 or 128 */
     int error_code; /* positive errno */
+    int error_class;
     char text[CHILD_TEXT_MAX];
 };
 

@@ -248,8 +248,8 @@ static void read_status(struct stream *s)
         return;
     }
     f.text[sizeof(f.text) - 1] = '\0';
-    queue_error(s, f.exit_code, -f.error_code,
-                error_class_name(error_class_from_errno(-f.error_code)), f.text);
+    queue_error(s, f.exit_code, -f.error_code, error_class_name((enum error_class)f.error_class),
+                f.text);
 }
 
 static void on_status(struct loop_source *src, int fd, unsigned events, void *userdata)

@@ -710,6 +710,59 @@ static void an_absolute_link_stays_inside(struct drive *d)
     CHECK(unlink(link) == 0, "unlink");
 }
 
+static void with_a_file_below_a_link(Nexus__ContainerSpec *spec)
+{
+    static Nexus__InlineFile file;
+    static Nexus__InlineFile *list[] = {&file};
+
+    nexus__inline_file__init(&file);
+    file.path = text("/abs/sub/new");
+    file.content = (ProtobufCBinaryData){.data = (uint8_t *)text("inside"), .len = 6};
+    spec->files = list;
+    spec->n_files = 1;
+    spec->process->cwd = text("/abs/work");
+}
+
+static void mount_points_and_cwd_below_a_link_are_in_the_container(struct drive *d)
+{
+    _cleanup_(freep) char *link = str_printf("%s/region-100000000/abs", d->dir);
+    const struct outcome *o;
+
+    CHECK(symlink("/data", link) == 0, "symlink");
+    o = run_container(d, "evil-3", "cat /data/sub/new; pwd", with_a_file_below_a_link);
+    CHECK(buf_is(&o->out, "inside/data/work\n"), "%s%s", o->out.data, o->error_text);
+    CHECK(access("/data/sub", F_OK) < 0, "made outside");
+    CHECK(unlink(link) == 0, "unlink");
+}
+
+static void with_a_magic_cwd(Nexus__ContainerSpec *spec)
+{
+    spec->process->cwd = text("/proc/self/fd/7/../..");
+}
+
+static void a_magic_link_is_no_working_directory(struct drive *d)
+{
+    const struct outcome *o = run_container(d, "evil-4", "pwd", with_a_magic_cwd);
+
+    CHECK(o->has_error && strstr(o->error_text, "working directory"), "%s%s", o->out.data,
+          o->error_text);
+}
+
+static void a_magic_link_is_no_user_database(struct drive *d)
+{
+    _cleanup_(freep) char *passwd = str_printf("%s/region-100000000/etc/passwd", d->dir);
+    _cleanup_(freep) char *aside = str_printf("%s/region-100000000/etc/passwd-", d->dir);
+    const struct outcome *o;
+
+    CHECK(rename(passwd, aside) == 0 && symlink("/proc/self/exe", passwd) == 0, "symlink");
+    o = run_container(d, "evil-5", "true", NULL);
+    CHECK(o->has_error && strstr(o->error_text, "/etc/passwd"), "%s", o->error_text);
+    CHECK(unlink(passwd) == 0 && mkfifo(passwd, 0644) == 0, "fifo");
+    o = run_container(d, "evil-6", "true", NULL);
+    CHECK(o->has_error && strstr(o->error_text, "is no file"), "%s", o->error_text);
+    CHECK(rename(aside, passwd) == 0, "rename");
+}
+
 const struct drive_case container_cases[] = {
     {"says_hello", says_hello, false},
     {"answers_ping_and_refuses_the_unknown", answers_ping_and_refuses_the_unknown, false},
@@ -745,6 +798,10 @@ const struct drive_case container_cases[] = {
     {"a_terminal_is_a_terminal", a_terminal_is_a_terminal, false},
     {"stdin_of_a_container_can_stay_open", stdin_of_a_container_can_stay_open, false},
     {"a_link_in_the_image_cannot_move_proc", a_link_in_the_image_cannot_move_proc, false},
+    {"mount_points_and_cwd_below_a_link_are_in_the_container",
+     mount_points_and_cwd_below_a_link_are_in_the_container, false},
+    {"a_magic_link_is_no_working_directory", a_magic_link_is_no_working_directory, false},
+    {"a_magic_link_is_no_user_database", a_magic_link_is_no_user_database, false},
     {"an_absolute_link_stays_inside", an_absolute_link_stays_inside, false},
 };
 const size_t n_container_cases = sizeof(container_cases) / sizeof(container_cases[0]);
