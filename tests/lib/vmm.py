@@ -284,7 +284,7 @@ class Vmm:
 
 def erofs_of(folder, out):
     """An EROFS image of a folder, of whole pages, as a region wants it."""
-    subprocess.run(["mkfs.erofs", "-x-1", "-T1700000000", "--quiet", out, folder], check=True,
+    subprocess.run(["mkfs.erofs", "-Enoinline_data", "-x-1", "-T1700000000", "--quiet", out, folder], check=True,
                    stdout=subprocess.DEVNULL)
     size = os.stat(out).st_size
     os.truncate(out, (size + 4095) & ~4095)
