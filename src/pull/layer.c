@@ -68,8 +68,9 @@ static int refuse(struct convert *c, int r, const char *path, const char *why)
     size_t n = strnlen(path, 200);
     _cleanup_(freep) char *shown = str_ndup(path, n);
 
-    return error_set(c->err, r, "the layer's member '%s' %s",
-                     str_is_clean(shown, n) ? shown : "(unprintable)", why);
+    return error_set_class(c->err, r == -E2BIG ? ERROR_EXHAUSTED : ERROR_INVALID, r,
+                           "the layer's member '%s' %s",
+                           str_is_clean(shown, n) ? shown : "(unprintable)", why);
 }
 
 static int flush_index(struct convert *c)

@@ -47,8 +47,9 @@ static int apply_all(struct erofs_tree *t, struct layer_reader *reader, struct e
             size_t len = strnlen(e.path, 200);
             _cleanup_(freep) char *shown = str_ndup(e.path, len);
 
-            return error_set(err, r, "member '%s': %s",
-                             str_is_clean(shown, len) ? shown : "(unprintable)", refusal(r));
+            return error_set_class(
+                err, r == -E2BIG || r == -ENOMEM ? ERROR_EXHAUSTED : ERROR_INVALID, r,
+                "member '%s': %s", str_is_clean(shown, len) ? shown : "(unprintable)", refusal(r));
         }
     }
     return n < 0 ? error_set(err, n, "its index is damaged") : 0;

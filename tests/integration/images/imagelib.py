@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/lib"))
 import erofs_reader  # noqa: E402
 
+subprocess._USE_VFORK = False  # a child's peak of memory begins with what it shares with us at its start
 PULL = ROOT / "build/host/src/pull/nexus-pull"
 
 
