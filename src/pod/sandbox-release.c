@@ -191,7 +191,7 @@ static void on_deleted(struct cni_call *call, int r, struct cni_result *result,
     s->cni = NULL;
     cni_network_free(TAKE(s->cni_net));
     if (r < 0)
-        (void)error_set_class(&copy, ERROR_UNAVAILABLE, r, "CNI DEL: %s", error_text(err, r));
+        (void)error_set_class(&copy, ERROR_UNAVAILABLE, r, "%s", error_text(err, r));
     else
         s->status.network_owed = false;
     if (s->del_after_add) { /* it was cancelled, and a new plan waits to do it again */

@@ -24,7 +24,8 @@
 
 #define MIB (1ULL << 20)
 #define CONFIG_ARENA_BYTES (2U << 20)
-#define VMM_THREADS_MAX 64 /* vCPUs, loop, KVM's own */
+#define CAUSE_PATIENCE_MS 1500 /* nexus-vmm itself takes up to 1 s to name an end */
+#define VMM_THREADS_MAX 64     /* vCPUs, loop, KVM's own */
 
 enum run_step {
     RUN_NETNS,
@@ -140,8 +141,7 @@ static void on_added(struct cni_call *call, int r, struct cni_result *result,
     if (r >= 0 && (!result || result->n_ips == 0))
         r = error_set_class(&copy, ERROR_INTERNAL, -EBADMSG, "CNI ADD gave the pod no address");
     else if (r < 0)
-        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "CNI ADD: %s",
-                              error_text(err, r));
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
     if (s->del_after_add) { /* the plan has turned back and waits for just this */
         error_free(copy);
         s->del_after_add = false;
@@ -379,6 +379,29 @@ static int run_guest(struct plan_run *run, void *object, struct error **err)
     return sandbox_wait_for(s, run, SANDBOX_WAIT_GUEST);
 }
 
+static int on_no_cause(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct sandbox *s = userdata;
+
+    s->wait_timer = sd_event_source_disable_unref(s->wait_timer);
+    s->wait = SANDBOX_WAIT_NONE;
+    plan_step_done(s->plan, RUN_CONFIGURE, -ECONNRESET, TAKE(s->pending));
+    return 0;
+}
+
+/* A lost connection is mostly the first sign of a VM that ends. Why it does is told a moment later, and
+ * fails the plan with a better text than this one. */
+static bool wait_for_cause(struct sandbox *s, struct error *err)
+{
+    if (err->class != ERROR_UNAVAILABLE ||
+        sd_event_add_time_relative(s->node->event, &s->wait_timer, CLOCK_MONOTONIC,
+                                   CAUSE_PATIENCE_MS * 1000ULL, 0, on_no_cause, s) < 0)
+        return false;
+    error_free(s->pending);
+    s->pending = err;
+    return true;
+}
+
 static void on_configured(void *userdata, int r, const Nexus__VmmState *state,
                           const struct error *err)
 {
@@ -386,10 +409,13 @@ static void on_configured(void *userdata, int r, const Nexus__VmmState *state,
     struct error *copy = NULL;
 
     s->call = NULL;
-    s->wait = SANDBOX_WAIT_NONE;
-    if (r < 0)
+    if (r < 0) {
         (void)error_set_class(&copy, (int)error_class_of(err, r), r, "sandbox settings: %s",
                               error_text(err, r));
+        if (copy && wait_for_cause(s, copy))
+            return;
+    }
+    s->wait = SANDBOX_WAIT_NONE;
     plan_step_done(s->plan, RUN_CONFIGURE, r < 0 ? r : 0, copy);
 }
 

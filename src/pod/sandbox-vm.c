@@ -121,6 +121,7 @@ static int on_process_exit(sd_event_source *source, int fd, uint32_t revents, vo
         describe_exit(status, text, sizeof(text));
     oom = was_oom_killed(s);
     s->process_io = sd_event_source_disable_unref(s->process_io);
+    s->reconnect = sd_event_source_disable_unref(s->reconnect);
     vmm_process_close(&s->process);
     sandbox_disconnect(s);
     sandbox_remove_files(s);

@@ -100,6 +100,7 @@ void sandbox_free(struct sandbox *s)
     (void)close_fd(s->cgroup_fd);
     json_decref(s->journal);
     error_free(s->owed);
+    error_free(s->pending);
     sandbox_spec_clear(&s->spec);
     record_clear(&status_desc, &s->status);
     free(s);

@@ -83,6 +83,7 @@ struct sandbox {
     enum sandbox_wait wait; /* what step wait_step of the open plan waits for */
     unsigned wait_step;
     struct vmm_call *call;       /* owned; with SANDBOX_WAIT_CALL */
+    struct error *pending;       /* owned; a failure whose cause may still be told */
     sd_event_source *wait_timer; /* owned; patience of steps that go on without an answer */
     struct net_config *net;      /* owned; between the steps redirect and configure */
     bool adopting;               /* recovery waits for its VM to answer */
