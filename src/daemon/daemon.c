@@ -35,6 +35,7 @@ struct nexusd {
     struct node *node;
     struct cri *cri;
     struct grpc_server *server;
+    bool server_stopped, node_idle; /* while ending */
 };
 
 /* ---- signals */
@@ -44,11 +45,26 @@ static int on_patience_over(sd_event_source *source, uint64_t usec, void *userda
     return sd_event_exit(sd_event_source_get_event(source), 0);
 }
 
+static void on_part_ended(struct nexusd *d)
+{
+    if (d->server_stopped && d->node_idle)
+        (void)sd_event_exit(d->event, 0);
+}
+
 static void on_stopped(void *userdata)
 {
     struct nexusd *d = userdata;
 
-    (void)sd_event_exit(d->event, 0);
+    d->server_stopped = true;
+    on_part_ended(d);
+}
+
+static void on_idle(void *userdata)
+{
+    struct nexusd *d = userdata;
+
+    d->node_idle = true;
+    on_part_ended(d);
 }
 
 static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *si, void *userdata)
@@ -58,6 +74,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
     log_notice("ending on signal %u; pods go on running", si->ssi_signo);
     (void)sd_notify(0, "STOPPING=1");
     (void)sd_event_source_set_enabled(source, SD_EVENT_OFF);
+    node_when_idle(d->node, on_idle, d);
     grpc_server_stop(d->server, on_stopped, d);
     (void)sd_event_add_time_relative(d->event, NULL, CLOCK_MONOTONIC, STOP_PATIENCE_US, 0,
                                      on_patience_over, NULL);

@@ -16,6 +16,7 @@
 #include "net/netns.h"
 
 #define ENVIRON_BYTES_MAX (256U << 10)
+#define LEFTOVER_PATIENCE_MS 1500 /* for all of them together */
 #define ID_KEY "CNI_CONTAINERID="
 
 static bool environ_has_id(const char *env, size_t len, char *const *ids)
@@ -54,8 +55,11 @@ static int wait_end(int pidfd, uint64_t end_ns)
     }
 }
 
-/* 1: killed and gone; 0: was gone, or is somebody else by now. */
-static int kill_one(int proc_fd, const char *name, char *const *ids, uint64_t end_ns)
+/* 1: killed and gone; 0: was gone, ended by itself before patience_ns, or is somebody else by now.
+ * Ending by itself is better: host-local, killed while it writes, leaves an empty lease file that no
+ * DEL finds. */
+static int kill_one(int proc_fd, const char *name, char *const *ids, uint64_t patience_ns,
+                    uint64_t end_ns)
 {
     _cleanup_(closep) int pidfd = -EBADF;
     uint32_t pid = 0;
@@ -66,6 +70,8 @@ static int kill_one(int proc_fd, const char *name, char *const *ids, uint64_t en
     pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
     if (pidfd < 0 || !is_leftover(proc_fd, name, ids)) /* now it cannot be reused under us */
         return 0;
+    if (wait_end(pidfd, patience_ns) == 0)
+        return 0;
     if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0)
         return errno == ESRCH ? 0 : -errno;
     r = wait_end(pidfd, end_ns);
@@ -74,7 +80,9 @@ static int kill_one(int proc_fd, const char *name, char *const *ids, uint64_t en
 
 int cni_kill_leftovers(char *const *ids, struct error **err)
 {
-    uint64_t end_ns = clock_mono_ns() + (uint64_t)NETNS_DEADLINE_MS * 1000000;
+    uint64_t now_ns = clock_mono_ns();
+    uint64_t end_ns = now_ns + (uint64_t)NETNS_DEADLINE_MS * 1000000;
+    uint64_t patience_ns = now_ns + (uint64_t)LEFTOVER_PATIENCE_MS * 1000000;
     DIR *d;
     struct dirent *e;
     int killed = 0, r = 0;
@@ -87,7 +95,7 @@ int cni_kill_leftovers(char *const *ids, struct error **err)
     while (r >= 0 && (e = readdir(d))) {
         if (e->d_name[0] < '1' || e->d_name[0] > '9')
             continue;
-        r = kill_one(dirfd(d), e->d_name, ids, end_ns);
+        r = kill_one(dirfd(d), e->d_name, ids, patience_ns, end_ns);
         if (r < 0)
             (void)error_set(err, r,
                             "CNI plugin left by an earlier run (process %s) cannot be ended: %s",

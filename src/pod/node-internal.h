@@ -32,6 +32,8 @@ struct node {
     bool loaded, ready;
     void (*on_ready)(void *userdata);
     void *on_ready_userdata;
+    void (*on_idle)(void *userdata);
+    void *on_idle_userdata;
     sd_event_source *recovery_timer; /* owned; serves even if a plan is stuck */
     char **strangers;                /* owned; ids of sandboxes whose records are damaged */
     unsigned adopting;               /* sandboxes whose VM has not answered yet */
@@ -52,7 +54,7 @@ void sandbox_begin_remove(struct sandbox *s);
 void sandbox_set_reason(struct sandbox *s, const char *reason, const char *message);
 /* Puts it in its place in the list, by created_at_ns. */
 void node_order_sandbox(struct node *n, struct sandbox *s);
-/* A plan of it reached its end: recovery may be waiting for that. */
+/* A plan reached its end: recovery, or nexusd's own end, may be waiting for that. */
 void node_check_ready(struct node *n);
 extern const struct plan sandbox_run_plan, sandbox_stop_plan, sandbox_remove_plan;
 extern const struct plan_ops sandbox_plan_ops;

@@ -61,6 +61,10 @@ bool node_is_ready(const struct node *n);
 /* 0, or -EAGAIN (ERROR_UNAVAILABLE) until then. */
 int node_require_ready(const struct node *n, struct error **err);
 
+/* fn runs once from the loop when no plan goes on (a plugin at work is better not killed); at once if
+ * none does. */
+void node_when_idle(struct node *n, void (*fn)(void *userdata), void *userdata);
+
 /* ---- what there is */
 
 /* -ENOENT; -EINVAL: an ambiguous prefix or no id. -EAGAIN: not recovered. */

@@ -50,8 +50,21 @@ static void become_ready(struct node *n)
 
 void node_check_ready(struct node *n)
 {
+    void (*on_idle)(void *userdata) = n->on_idle;
+
     if (n->loaded && !n->ready && n->adopting == 0 && !any_plan(n))
         become_ready(n);
+    if (on_idle && !any_plan(n)) {
+        n->on_idle = NULL;
+        on_idle(n->on_idle_userdata);
+    }
+}
+
+void node_when_idle(struct node *n, void (*fn)(void *userdata), void *userdata)
+{
+    n->on_idle = fn;
+    n->on_idle_userdata = userdata;
+    node_check_ready(n);
 }
 
 static int on_patience_over(sd_event_source *source, uint64_t usec, void *userdata)

@@ -24,6 +24,7 @@
 
 #define MIB (1ULL << 20)
 #define CONFIG_ARENA_BYTES (2U << 20)
+#define ADD_PATIENCE_MS 5000
 #define CAUSE_PATIENCE_MS 1500 /* nexus-vmm itself takes up to 1 s to name an end */
 #define VMM_THREADS_MAX 64     /* vCPUs, loop, KVM's own */
 
@@ -135,6 +136,7 @@ static void on_added(struct cni_call *call, int r, struct cni_result *result,
     struct error *copy = NULL;
 
     s->cni = NULL;
+    s->cni_timer = sd_event_source_disable_unref(s->cni_timer);
     cni_network_free(TAKE(s->cni_net));
     if (r >= 0 && result)
         take_result(s, result);
@@ -170,12 +172,26 @@ static int run_network(struct plan_run *run, void *object, struct error **err)
     return r < 0 ? error_prefix(err, r, "CNI ADD") : 1;
 }
 
+static int on_add_patience_over(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct sandbox *s = userdata;
+
+    s->cni_timer = sd_event_source_disable_unref(s->cni_timer);
+    if (s->cni)
+        cni_call_cancel(s->cni); /* on_added follows */
+    return 0;
+}
+
+/* An ADD that goes well is let run to its end, and DEL follows: a plugin killed while it works can
+ * leave what no DEL finds (host-local: an empty lease file). */
 static void cancel_network(struct plan_run *run, void *object)
 {
     struct sandbox *s = object;
 
-    if (s->cni)
-        cni_call_cancel(s->cni); /* on_added follows */
+    if (s->cni && !s->cni_timer &&
+        sd_event_add_time_relative(s->node->event, &s->cni_timer, CLOCK_MONOTONIC,
+                                   ADD_PATIENCE_MS * 1000ULL, 0, on_add_patience_over, s) < 0)
+        cni_call_cancel(s->cni);
 }
 
 static int run_redirect(struct plan_run *run, void *object, struct error **err)

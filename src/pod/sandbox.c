@@ -90,6 +90,7 @@ void sandbox_free(struct sandbox *s)
     sd_event_source_disable_unref(s->reconnect);
     sd_event_source_disable_unref(s->wait_timer);
     sd_event_source_disable_unref(s->process_io);
+    sd_event_source_disable_unref(s->cni_timer);
     cni_call_free(s->cni);
     cni_network_free(s->cni_net);
     free(s->net);

@@ -77,6 +77,7 @@ struct sandbox {
     bool guest_ready, vm_ended;
     struct cni_call *cni;           /* owned; belongs to step cni_step of the open plan */
     struct cni_network *cni_net;    /* owned; what that call runs */
+    sd_event_source *cni_timer;     /* owned; patience with an ADD that is not wanted any more */
     const struct plan_run *cni_run; /* NULL: the plan that began it is over */
     unsigned cni_step;
     bool del_after_add;     /* an ADD that was cancelled is still ending; then DEL begins */

@@ -31,10 +31,10 @@ import cri as cri_client  # noqa: E402
 import grpc  # noqa: E402
 import ocimage  # noqa: E402
 
-BUILD = pathlib.Path(os.environ.get("NEXUS_BUILD", ROOT / "build/host"))
+BUILD = ROOT / os.environ.get("NEXUS_BUILD", "build/host")
 NEXUSD = BUILD / "src/daemon/nexusd"
 FAKE_VMM = BUILD / "tests/fakes/fake-vmm"
-PULL = BUILD / "src/pull/nexus-pull"
+PULL = ROOT / "build/host/src/pull/nexus-pull"  # its address space is limited: no ASan
 IMAGE = "registry.test/demo/fake:1"
 
 
