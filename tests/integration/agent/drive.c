@@ -160,6 +160,7 @@ static void enter_namespaces(struct drive *d)
         CHECK(pid >= 0, "fork");
         if (pid > 0) { /* stays outside: hands the result on */
             CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
+            (void)rmdir(d->dir); /* its content was in the other mount namespace */
             _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
         }
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
