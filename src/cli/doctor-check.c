@@ -298,8 +298,14 @@ static void check_server(const struct doctor *d, struct finding *f)
     ANSWER(Runtime__V1__VersionResponse, version);
     ANSWER(Runtime__V1__StatusResponse, status);
     _cleanup_(error_freep) struct error *err = NULL;
-    int r = cli_reconnect(d->cli, &err);
+    _cleanup_(freep) char *address = NULL;
+    int r;
 
+    if (!d->address_given) { /* the configuration knows where nexusd listens */
+        address = str_printf("unix://%s", d->config->listen);
+        d->cli->address = address;
+    }
+    r = cli_reconnect(d->cli, &err);
     if (r < 0) {
         bad(f, FINDING_PROBLEM,
             r == -EACCES ? "run nexus doctor as root"

@@ -19,6 +19,7 @@ struct finding {
 
 struct doctor {
     struct cli *cli;
+    bool address_given;          /* else the configuration's is used */
     const char *config_path;     /* NULL: the default, which may be missing */
     const struct config *config; /* the defaults where the file is bad */
     int config_error;            /* 0, or why the file could not be read … */

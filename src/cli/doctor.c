@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nexus doctor: what this machine lacks for microVM pods, and what to do about it. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "cli/command.h"
@@ -38,7 +39,12 @@ static int run_doctor(struct cli *cli, int argc, char **argv)
 {
     _cleanup_(config_done) struct config config;
     _cleanup_(error_freep) struct error *err = NULL;
-    struct doctor d = {.cli = cli, .config_path = arg_config, .config = &config};
+    struct doctor d = {
+        .cli = cli,
+        .address_given = strcmp(cli->address, CLI_DEFAULT_ADDRESS) != 0,
+        .config_path = arg_config,
+        .config = &config,
+    };
     struct tally t = {.list = cli->json ? json_array() : NULL};
 
     config_init(&config);

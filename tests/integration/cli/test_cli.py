@@ -494,6 +494,99 @@ class Common(Case):
         self.assertIn(b"cannot write the output", r.stderr)
 
 
+class Doctor(Case):
+    """Each check that can be made wrong here, in a table: what is changed, which check notices, what it says."""
+
+    def setUp(self):
+        super().setUp()
+        for d in ("cni", "bin", "cgroup"):
+            (self.dir / d).mkdir()
+        for name in ("bridge", "vmm", "pull", "mkfs"):
+            f = self.dir / "bin" / name
+            f.write_text("#!/bin/sh\n")
+            f.chmod(0o755)
+        (self.dir / "cni/10-x.conflist").write_text('{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"}]}')
+        (self.dir / "vmlinux").write_bytes(b"\x7fELF" + b"x" * 100)
+        (self.dir / "initramfs").write_bytes(b"070701")
+        self.config = f"""
+state_dir: {self.dir}/state/deep/down
+vm: {{program: {self.dir}/bin/vmm, kernel: {self.dir}/vmlinux, initramfs: {self.dir}/initramfs, kvm: /dev/kvm}}
+scratch: {{mkfs: {self.dir}/bin/mkfs}}
+network: {{conf_dir: {self.dir}/cni, bin_dirs: [{self.dir}/bin]}}
+images: {{dir: {self.dir}/images, pull_program: {self.dir}/bin/pull}}
+"""
+
+    def doctor(self, *args):
+        (self.dir / "nexusd.yaml").write_text(self.config)
+        r = subprocess.run([NEXUS, "doctor", "--config", self.dir / "nexusd.yaml", "-o", "json", *args], capture_output=True,
+                           text=True, env=self.env, check=False, timeout=60)
+        found = {f["check"]: f for f in json.loads(r.stdout)}
+        for f in found.values():
+            self.assertEqual(bool(f["advice"]), f["result"] != "ok", f)  # every finding says what to do
+        self.assertEqual(r.returncode, 1 if any(f["result"] == "problem" for f in found.values()) else 0)
+        return found
+
+    def test_what_is_good_is_good(self):
+        found = self.doctor()
+        self.assertEqual(list(found), ["user", "config", "kvm", "tun", "cgroup", "network", "guest", "programs", "disk",
+                                       "server"])
+        for check in ("config", "network", "guest", "programs", "server"):
+            self.assertEqual(found[check]["result"], "ok", found[check])
+        self.assertIn("network net from", found["network"]["text"])
+        self.assertIn("fake 7.8.9", found["server"]["text"])
+
+    def test_what_is_wrong_is_told(self):
+        def swap(old, new):
+            self.config = self.config.replace(old, new)
+
+        def gone(name):
+            (self.dir / name).unlink()
+        rows = [
+            ("config", r"nexusd\.yaml:3: ", lambda: swap("vm: {", "vm: {nosuch: 1, ")),
+            ("kvm", "is not there", lambda: swap("/dev/kvm", "/nonexistent")),
+            ("kvm", "cannot be opened|speaks API", lambda: swap("/dev/kvm", "/dev/null")),
+            ("cgroup", "no cgroup v2", lambda: swap("scratch:", f"cgroup: {{root: {self.dir}/cgroup}}\nscratch:")),
+            ("network", "no CNI configuration", lambda: gone("cni/10-x.conflist")),
+            ("network", "bridge", lambda: gone("bin/bridge")),
+            ("network", "10-x.conflist", lambda: (self.dir / "cni/10-x.conflist").write_text("{")),
+            ("guest", "vmlinux: No such file", lambda: gone("vmlinux")),
+            ("guest", "no ELF file", lambda: (self.dir / "vmlinux").write_bytes(b"MZ" + b"x" * 100)),
+            ("guest", "empty", lambda: (self.dir / "initramfs").write_bytes(b"")),
+            ("programs", "pull helper", lambda: gone("bin/pull")),
+            ("programs", "mkfs", lambda: gone("bin/mkfs")),
+            ("server", "NetworkReady is false: CNIMissing no network", lambda: self.server.fail.update(NetworkReady="no network")),
+            ("server", "does not answer", lambda: self.env.update(NEXUS_ADDRESS=f"unix://{self.dir}/none")),
+        ]
+        for check, text, change in rows:
+            with self.subTest(check=check, text=text):
+                self.doCleanups()
+                self.setUp()
+                change()
+                f = self.doctor()[check]
+                self.assertEqual(f["result"], "problem", f)
+                self.assertRegex(f["text"], text)
+
+    def test_boot_tells_how_the_monitor_ended(self):
+        self.assertEqual(self.doctor("--boot")["boot"]["result"], "ok")
+        (self.dir / "bin/vmm").write_text("#!/bin/sh\nexit 14\n")
+        f = self.doctor("--boot")["boot"]
+        self.assertEqual(f["result"], "problem")
+        self.assertIn("code 14", f["text"])
+
+    def test_the_socket_is_the_configurations_unless_one_is_named(self):
+        self.config += f"listen: {self.dir}/s.sock\n"
+        del self.env["NEXUS_ADDRESS"]
+        self.assertEqual(self.doctor()["server"]["result"], "ok")
+        self.assertEqual(self.doctor("--address", "unix:///nonexistent")["server"]["result"], "problem")
+
+    def test_as_a_table(self):
+        self.config = "nosuch: 1\n"
+        (self.dir / "nexusd.yaml").write_text(self.config)
+        r = self.nexus("doctor", "--config", str(self.dir / "nexusd.yaml"), code=1)
+        self.assertRegex(r.stdout, r"(?m)^problem  config +.*nosuch.*\n +→ mend the file")
+        self.assertRegex(r.stdout, r"\n[0-9]+ problems?: pods will not run until (it is|they are) gone\.\n$")
+
+
 class Texts(unittest.TestCase):
     """--help, the man page and bash completion tell the same."""
 
