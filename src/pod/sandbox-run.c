@@ -203,6 +203,8 @@ static int run_redirect(struct plan_run *run, void *object, struct error **err)
     r = net_read_config(s->netns_fd, CNI_IFNAME, s->net, err);
     if (r >= 0) /* from here on every frame is the guest's */
         r = tap_redirect(s->netns_fd, CNI_IFNAME, TAP_NAME, err);
+    /* held until now, so that a VM that ends meanwhile does not take it away and blur the cause */
+    s->tap_fd = close_fd(s->tap_fd);
     return r;
 }
 
@@ -351,7 +353,6 @@ static int run_vmm(struct plan_run *run, void *object, struct error **err)
         r = spawn(s, &f, err);
     if (r < 0)
         return r;
-    s->tap_fd = close_fd(s->tap_fd);
     s->scratch_fd = close_fd(s->scratch_fd);
     s->cgroup_fd = close_fd(s->cgroup_fd);
     return 0;
