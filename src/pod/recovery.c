@@ -4,6 +4,7 @@
  * all of that is over nothing but UNAVAILABLE is answered. */
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,9 +53,12 @@ void node_check_ready(struct node *n)
 {
     void (*on_idle)(void *userdata) = n->on_idle;
 
-    if (n->loaded && !n->ready && n->adopting == 0 && !any_plan(n))
+    if (any_plan(n))
+        return;
+    if (n->loaded && !n->ready && n->adopting == 0)
         become_ready(n);
-    if (on_idle && !any_plan(n)) {
+    (void)malloc_trim(0); /* plans and their records leave a heap of holes */
+    if (on_idle) {
         n->on_idle = NULL;
         on_idle(n->on_idle_userdata);
     }
