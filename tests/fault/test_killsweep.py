@@ -25,10 +25,6 @@ def declared():
     return subprocess.run([nodes.NEXUSD, "--failpoints"], capture_output=True, text=True, check=True).stdout.split()
 
 
-def points(plan):
-    return [p for p in declared() if p.startswith(plan + ".")]
-
-
 def failpoints(point):
     plan = point.rsplit(".", 1)[0]
     undo = "_undo_" in point
@@ -36,9 +32,17 @@ def failpoints(point):
 
 
 class KillSweep(unittest.TestCase):
-    reached = set()
+    reached = set()  # by this class's cases
 
     maxDiff = None
+    options = {}
+    ignores_term = ["sh", "-c", "ignore-term; sleep infinity"]
+
+    def points(self, plan):
+        return [p for p in self.all_points() if p.startswith(plan + ".")]
+
+    def all_points(self):
+        return declared()
 
     @classmethod
     def setUpClass(cls):
@@ -46,7 +50,16 @@ class KillSweep(unittest.TestCase):
 
     @classmethod
     def set_up(cls):
-        cls.node = nodes.Node()
+        cls.node = nodes.Node(**cls.options)
+        try:
+            cls.start_bystander()
+        except BaseException:
+            print(cls.node.log()[-4000:], file=sys.stderr)
+            cls.node.close()
+            raise
+
+    @classmethod
+    def start_bystander(cls):
         cls.node.start()
         cls.bystander = cls.node.cri.run_pod("bystander", log_directory=str(cls.node.logs / "bystander"))
         cls.bystander_ctr = cls.node.cri.run(cls.bystander, "b", nodes.IMAGE, ["sleep", "infinity"])
@@ -101,7 +114,7 @@ class KillSweep(unittest.TestCase):
     # ---- RunPodSandbox
 
     def test_run_pod_sandbox(self):
-        for point in points("pod.run"):
+        for point in self.points("pod.run"):
             with self.at(point):
                 name = unique("run")
                 self.killed_at(point, lambda n=name: self.node.cri.RunPodSandbox(config=self.config(n), timeout=30))
@@ -120,7 +133,7 @@ class KillSweep(unittest.TestCase):
     # ---- StopPodSandbox, RemovePodSandbox
 
     def test_stop_pod_sandbox(self):
-        for point in points("pod.stop"):
+        for point in self.points("pod.stop"):
             with self.at(point):
                 pod, _ = self.running_pod(unique("stop"))
                 ctr = self.node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
@@ -134,7 +147,7 @@ class KillSweep(unittest.TestCase):
                 self.nothing_left(pod[0])
 
     def test_remove_pod_sandbox(self):
-        for point in points("pod.remove"):
+        for point in self.points("pod.remove"):
             with self.at(point):
                 pod, _ = self.running_pod(unique("remove"))
                 self.node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
@@ -145,7 +158,7 @@ class KillSweep(unittest.TestCase):
     # ---- containers
 
     def test_create_container(self):
-        for point in points("container.create"):
+        for point in self.points("container.create"):
             with self.at(point):
                 pod, pid = self.running_pod(unique("create"))
                 self.killed_at(point, lambda p=pod: self.node.cri.create(p, "c", nodes.IMAGE, ["sleep", "infinity"]))
@@ -160,7 +173,7 @@ class KillSweep(unittest.TestCase):
                 self.nothing_left(pod[0])
 
     def test_start_container(self):
-        for point in points("container.start"):
+        for point in self.points("container.start"):
             with self.at(point):
                 pod, pid = self.running_pod(unique("start"))
                 ctr = self.node.cri.create(pod, "c", nodes.IMAGE, ["sh", "-c", "echo once; sleep infinity"])
@@ -177,11 +190,11 @@ class KillSweep(unittest.TestCase):
                 self.nothing_left(pod[0])
 
     def test_stop_container(self):
-        for point in points("container.stop"):
+        for point in self.points("container.stop"):
             with self.at(point):
                 pod, _ = self.running_pod(unique("halt"))
                 # one that ignores SIGTERM goes through grace and kill
-                ctr = self.node.cri.run(pod, "c", nodes.IMAGE, ["sh", "-c", "ignore-term; sleep infinity"])
+                ctr = self.node.cri.run(pod, "c", nodes.IMAGE, self.ignores_term)
                 request = pb.StopContainerRequest(container_id=ctr, timeout=1)
                 self.killed_at(point, lambda r=request: self.node.cri.StopContainer(r))
                 self.node.cri.StopContainer(request)
@@ -191,7 +204,7 @@ class KillSweep(unittest.TestCase):
                 self.nothing_left(pod[0])
 
     def test_remove_container(self):
-        for point in points("container.remove"):
+        for point in self.points("container.remove"):
             with self.at(point):
                 pod, pid = self.running_pod(unique("drop"))
                 ctr = self.node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
@@ -205,7 +218,7 @@ class KillSweep(unittest.TestCase):
     # ---- every declared point was one of them
 
     def test_zz_every_declared_point_was_reached(self):
-        self.assertEqual(sorted(set(declared()) - self.reached), [])
+        self.assertEqual(sorted(set(self.all_points()) - self.reached), [])
 
 
 if __name__ == "__main__":

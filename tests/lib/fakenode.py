@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole node for tests: nexusd with roots of its own in namespaces of its own, real CNI plugins (ptp,
-host-local), and fake-vmm in nexus-vmm's place. Needs root; touches nothing outside its folder.
+host-local), and fake-vmm in nexus-vmm's place, or (real=True, in the lab) nexus-vmm itself. Needs
+root; touches nothing outside its folder.
 
     with Node() as node:
         pod = node.cri.run_pod("web")
@@ -35,6 +36,7 @@ BUILD = ROOT / os.environ.get("NEXUS_BUILD", "build/host")
 NEXUSD = BUILD / "src/daemon/nexusd"
 FAKE_VMM = BUILD / "tests/fakes/fake-vmm"
 PULL = ROOT / "build/host/src/pull/nexus-pull"  # its address space is limited: no ASan
+REAL_VMM = BUILD / "src/vmm/nexus-vmm"
 IMAGE = "registry.test/demo/fake:1"
 
 
@@ -85,9 +87,9 @@ def fake_image():
     return ocimage.Image([layer], cmd=["sleep", "infinity"])
 
 
-def prepared_images():
-    """The folder of an image store that has IMAGE."""
-    stamp = hashlib.sha256(PULL.read_bytes() + NEXUSD.read_bytes()).hexdigest()[:16]
+def prepared_images(real=False):
+    """The folder of an image store that has IMAGE: a few bytes, or (real) busybox."""
+    stamp = hashlib.sha256(PULL.read_bytes() + NEXUSD.read_bytes()).hexdigest()[:16] + ("-real" if real else "")
     out = ROOT / f"build/test-images-{stamp}"
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(ROOT / "build/.test-images.lock", "w", encoding="utf-8") as lock:
@@ -95,8 +97,9 @@ def prepared_images():
         if out.exists():
             return out
         for old in ROOT.glob("build/test-images-*"):
-            shutil.rmtree(old, ignore_errors=True)
-        reg = TinyRegistry(fake_image(), "demo/fake", "1")
+            if old.name.endswith("-real") == real:
+                shutil.rmtree(old, ignore_errors=True)
+        reg = TinyRegistry(ocimage.busybox_image() if real else fake_image(), "demo/fake", "1")
         node = Node(images=None, registries=[("registry.test", f"http://{reg.address}")], own_network=False)
         try:
             node.start()
@@ -119,7 +122,9 @@ def alive(pid):
 
 
 class Node:
-    def __init__(self, images="prepared", registries=(), own_network=True, config=None, cni=None, scratch="64M"):
+    def __init__(self, images="prepared", registries=(), own_network=True, config=None, cni=None, scratch="64M",
+                 real=False):
+        self.real, self.vmm = real, REAL_VMM if real else FAKE_VMM
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="nexus-node-"))
         os.chmod(self.root, 0o755)
         self.images, self.registries, self.own_network = images, registries, own_network
@@ -157,6 +162,8 @@ class Node:
 
     def _wrapper(self):
         """fake-vmm with the environment that tells it what to do wrong."""
+        if self.real:
+            return
         w = self.root / "vmm"
         w.write_text(f"#!/bin/sh\nNEXUS_FAKE_AGENT_DIR={self.fake_dir} NEXUS_FAKE_AGENT_FILE={self.root}/fake-all "
                      f"exec {FAKE_VMM} \"$@\"\n")
@@ -172,7 +179,9 @@ class Node:
              "run_dir": str(self.root / "run"), "boot_id_file": str(self.boot_id),
              "log": {"level": "debug", "target": "stderr"},
              "vm": {"program": str(self.root / "vmm"), "kernel": "/dev/null", "initramfs": "/dev/null",
-                    "kvm": "/dev/null", "memory": "64M", "boot_timeout": "20s"},
+                    "kvm": "/dev/null", "memory": "64M", "boot_timeout": "20s"} if not self.real else
+             {"program": str(self.vmm), "kernel": str(ROOT / "build/guest/vmlinux"), "memory": "160M",
+              "initramfs": str(ROOT / "build/guest/initramfs.cpio"), "boot_timeout": "180s"},
              "scratch": {"size": self.scratch},
              "network": {"conf_dir": str(self.root / "cni"), "netns_dir": str(self.root / "netns"),
                          "bin_dirs": [str(ROOT / "tests/fakes"), "/opt/cni/bin", "/usr/lib/cni"]},
@@ -210,7 +219,7 @@ class Node:
 
     def start(self, failpoints="", wait=True, env=None):
         if self.images == "prepared" and not (self.root / "state/images").exists():
-            shutil.copytree(prepared_images(), self.root / "state/images")
+            shutil.copytree(prepared_images(self.real), self.root / "state/images")
         self._namespaces()
         self.starts += 1
         cmd = [str(NEXUSD), "--config", str(self.write_config())]
@@ -305,8 +314,9 @@ class Node:
         for p in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 cmd = (p / "cmdline").read_bytes().split(b"\0")
-                if b"--id" in cmd and os.readlink(p / "exe") == str(FAKE_VMM) and \
-                        f"{self.root}/".encode() in (p / "environ").read_bytes() and alive(int(p.name)):
+                if b"--id" not in cmd or os.readlink(p / "exe") != str(self.vmm) or not alive(int(p.name)):
+                    continue
+                if self.real or f"{self.root}/".encode() in (p / "environ").read_bytes():
                     out.append(int(p.name))
             except OSError:
                 pass

@@ -1,0 +1,33 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+# needs: lab
+"""A sample of the kill sweep with the real nexus-vmm, a stock kernel and a real image: one point for each
+kind of thing that may be half done."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import test_killsweep  # noqa: E402
+
+SAMPLE = ["pod.run.spawned", "pod.run.after_network", "pod.run.after_guest", "pod.run.before_commit", "pod.run.after_commit",
+          "pod.stop.after_guest", "pod.stop.before_network", "pod.remove.before_record", "container.create.after_region",
+          "container.create.after_guest", "container.start.after_guest", "container.stop.after_kill",
+          "container.remove.after_guest"]
+
+
+class RealKillSweep(test_killsweep.KillSweep):
+    options = {"real": True, "scratch": "1G"}
+    ignores_term = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+
+    def points(self, plan):
+        return [p for p in SAMPLE if p.startswith(plan + ".")]
+
+    def all_points(self):
+        return SAMPLE
+
+
+del test_killsweep.KillSweep  # its own file runs it
+
+if __name__ == "__main__":
+    import unittest
+    unittest.main()
