@@ -522,7 +522,7 @@ static int inode_fill(struct erofs_tree *t, uint32_t i, const struct erofs_entry
     if (r < 0)
         return r;
     n = &t->inodes[i];
-    n->mode = e->mode;
+    n->mode = S_ISLNK(e->mode) ? S_IFLNK | 0777 : e->mode; /* on Linux a symlink has no other */
     n->uid = e->uid;
     n->gid = e->gid;
     n->mtime_s = e->mtime_s;
