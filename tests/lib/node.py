@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -109,6 +110,9 @@ images:
         while True:
             if self.proc.poll() is not None:
                 raise RuntimeError(f"nexusd ended with {self.proc.returncode}:\n{self.log_tail()}")
+            if not self.listens() and time.monotonic() < end:
+                time.sleep(0.01)  # a channel that fails to connect sulks for five seconds
+                continue
             try:
                 self.cri.ListPodSandbox(timeout=5)
                 return
@@ -116,6 +120,14 @@ images:
                 if e.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
                     raise RuntimeError(f"nexusd does not answer: {e.details()}\n{self.log_tail()}") from e
             time.sleep(0.05)
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(str(self.socket))
+                return True
+            except OSError:
+                return False
 
     def kill9(self):
         self.proc.send_signal(signal.SIGKILL)
@@ -128,6 +140,8 @@ images:
         return code
 
     def stop(self):
+        if self.cri:
+            self.cri.close()  # it would be waited for
         if self.proc:
             self.proc.send_signal(signal.SIGTERM)
             try:

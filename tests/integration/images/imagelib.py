@@ -17,7 +17,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/lib"))
 import erofs_reader  # noqa: E402
 
-subprocess._USE_VFORK = False  # a child's peak of memory begins with what it shares with us at its start
 PULL = ROOT / "build/host/src/pull/nexus-pull"
 
 
@@ -64,8 +63,10 @@ class Store:
         # the shell moves the descriptors to their numbers: Python's own children cannot
         script = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(fds))
         closes = " ".join(f"{fd}<&-" for fd in fds)
+        subprocess._USE_VFORK = False  # a child's peak of memory begins with what it shares with us; not our own peak
         p = subprocess.Popen(["/bin/bash", "-c", f"exec {PULL} {script} {closes}"], pass_fds=fds,
                              stdout=subprocess.PIPE, env={"PATH": "/usr/bin:/bin", **(env or {})})
+        subprocess._USE_VFORK = True
         for fd in low + fds:
             os.close(fd)
         return p
