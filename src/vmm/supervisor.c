@@ -309,6 +309,10 @@ static void end_containers(struct supervisor *sup, const struct error *err)
         }
         if (!started && c->state != CONTAINER_STARTING)
             continue;
+        if (started) { /* why it is 255: the text reaches kubelet with the status */
+            free(c->error);
+            c->error = str_dup(err->message);
+        }
         container_force_exit(c, oom ? CONTAINER_CODE_KILLED : CONTAINER_CODE_LOST, oom);
         if (!started)
             control_reply(sup->control, starter, -err->code, err);

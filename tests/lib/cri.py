@@ -61,9 +61,14 @@ class Cri:
         kind = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         stub = kind(path, request_serializer=request.SerializeToString, response_deserializer=response.FromString)
 
+        # where the request has a field "timeout", that is meant, and the call's own limit follows it
+        own_timeout = "timeout" in request.DESCRIPTOR.fields_by_name
+
         def call(message=None, timeout=None, future=False, **fields):
+            if own_timeout and timeout is not None:
+                fields["timeout"] = timeout
             m = message if message is not None else request(**fields)
-            limit = self.timeout if timeout is None else timeout
+            limit = self.timeout if timeout is None else timeout + (self.timeout if own_timeout else 0)
             return stub.future(m, timeout=limit) if future else stub(m, timeout=limit)
 
         setattr(self, method.name, call)
@@ -119,6 +124,8 @@ class Cri:
                 setattr(c, key, more.pop(key))
         for key, value in more.items():
             getattr(c, key).CopyFrom(value)
+        if not c.linux.security_context.HasField("namespace_options"):  # what kubelet says by default
+            c.linux.security_context.namespace_options.pid = pb.CONTAINER
         return self.CreateContainer(pod_sandbox_id=pod[0], config=c, sandbox_config=pod[1]).container_id
 
     def run(self, pod, name, image, command=(), args=(), **more):

@@ -79,6 +79,7 @@ network:
   conf_dir: {self.cni}
   bin_dirs: {json.dumps(list(map(str, bin_dirs)))}
   netns_dir: {self.netns}
+  timeout: 240s
 images:
   dir: {self.state}/images
   pull_program: {BUILD}/src/pull/nexus-pull
