@@ -52,7 +52,7 @@ agent: $(B)/agent/build.ninja
 	@ninja --quiet -C $(B)/agent -j$(JOBS)
 
 $(B)/asan/build.ninja:
-	$(MESON) setup $(B)/asan -Dbuildtype=debug -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+	$(MESON) setup $(B)/asan -Dbuildtype=debug -Doptimization=1 -Dwerror=false -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
 asan: $(B)/asan/build.ninja
 	@ninja --quiet -C $(B)/asan -j$(JOBS)
 
