@@ -7,7 +7,8 @@ proto/cri.proto. Run with Debian's own interpreter (/usr/bin/python3).
     pod = c.run_pod("web", image handlers …)
 
 Every RPC of both services is a method that takes the request's fields as keywords (or a ready request
-message) and `timeout=` in seconds; an error raises grpc.RpcError."""
+message) and `timeout=` in seconds, which is always the call's own limit, never the request's field of
+that name; an error raises grpc.RpcError."""
 import fcntl
 import importlib
 import os
@@ -61,14 +62,9 @@ class Cri:
         kind = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         stub = kind(path, request_serializer=request.SerializeToString, response_deserializer=response.FromString)
 
-        # where the request has a field "timeout", that is meant, and the call's own limit follows it
-        own_timeout = "timeout" in request.DESCRIPTOR.fields_by_name
-
         def call(message=None, timeout=None, future=False, **fields):
-            if own_timeout and timeout is not None:
-                fields["timeout"] = timeout
             m = message if message is not None else request(**fields)
-            limit = self.timeout if timeout is None else timeout + (self.timeout if own_timeout else 0)
+            limit = self.timeout if timeout is None else timeout
             return stub.future(m, timeout=limit) if future else stub(m, timeout=limit)
 
         setattr(self, method.name, call)
@@ -146,7 +142,8 @@ class Cri:
 
     def exec(self, container_id, *cmd, timeout=30):
         """(exit code, stdout, stderr) of an ExecSync."""
-        r = self.ExecSync(container_id=container_id, cmd=list(cmd), timeout=timeout)
+        r = self.ExecSync(pb.ExecSyncRequest(container_id=container_id, cmd=cmd, timeout=timeout),
+                          timeout=timeout + self.timeout)
         return r.exit_code, r.stdout, r.stderr
 
     def remove_pod(self, pod_id):
