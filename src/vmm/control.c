@@ -478,8 +478,15 @@ static void on_accept(struct loop_source *s, int listen_fd, unsigned events, voi
     struct control *control = ud;
 
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int fd;
 
+        if (control->n_pending >= CONTROL_PENDING_MAX) {
+            /* a burst of execs: the rest waits in the backlog until these have said hello */
+            (void)loop_io_set(control->accept_io, 0);
+            loop_timer_set_after_ms(control->accept_timer, ACCEPT_PAUSE_MS);
+            return;
+        }
+        fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED))
             return;
         if (fd <
@@ -489,8 +496,7 @@ static void on_accept(struct loop_source *s, int listen_fd, unsigned events, voi
             loop_timer_set_after_ms(control->accept_timer, ACCEPT_PAUSE_MS);
             return;
         }
-        if (!peer_is_allowed(fd) || control->n_pending >= CONTROL_PENDING_MAX ||
-            control_adopt(control, fd) < 0)
+        if (!peer_is_allowed(fd) || control_adopt(control, fd) < 0)
             (void)close_fd(fd);
     }
 }
