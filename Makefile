@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 B := build
 MESON := /usr/bin/meson
 
-.PHONY: FORCE guest all build host agent asan clang check check-fast test demo bench lint format fuzz clean deps help
+.PHONY: FORCE guest attack all build host agent asan clang check check-fast test updates demo bench lint format fuzz clean deps help
 
 all: build
 
@@ -14,7 +14,9 @@ help:
 #: make demo       install what is missing, build, run pods in microVMs from a local registry
 #: make test       install what is missing, build, run every test; ends with "N passed, N failed"
 #: make check      the quick part: unit tests (plain and ASan+UBSan), layers, headers, format, fuzz corpora; no root
+#: make attack     the kernel module of the attack tests
 #: make bench      benchmarks: a table, and raw samples as JSON in build/bench
+#: make updates    10,000 updates of a mapped volume in one VM leave nothing behind (UPDATES=N)
 #: make fuzz TARGET=tlv SECONDS_=60   one libFuzzer run (clang)
 #: make format     clang-format over the tree
 
@@ -30,6 +32,17 @@ AGENT := $(B)/agent/src/agent/nexus-agent
 $(B)/guest/initramfs.cpio: $(B)/kernels/cloud/release guest/modules guest/initramfs.py agent FORCE
 	@[ -e $@ ] && [ $@ -nt $(AGENT) ] && [ $@ -nt guest/modules ] && [ $@ -nt guest/initramfs.py ] && [ $@ -nt $< ] || \
 	  guest/initramfs.py --kernel-dir $(B)/kernels/cloud --init $(AGENT) --modules guest/modules --out $@
+# a kernel module that the attack tests load into a stock guest kernel
+ATTACK := tests/integration/attack
+attack: $(B)/guest/attack-module.ko
+$(B)/guest/attack-module.ko: $(ATTACK)/attack-module.c $(ATTACK)/attack.h $(B)/kernels/cloud/release
+	@lab/fetch-kernels --headers
+	@rm -rf $(B)/attack && mkdir -p $(B)/attack $(B)/guest
+	@cp $(ATTACK)/attack-module.c $(ATTACK)/attack.h $(B)/attack/
+	@echo 'obj-m := attack-module.o' >$(B)/attack/Kbuild
+	@$(MAKE) --no-print-directory -C $(B)/kernels/headers/usr/src/linux-headers-$$(cat $(B)/kernels/cloud/release) \
+	  M=$(abspath $(B)/attack) modules >$(B)/attack/log 2>&1 || { cat $(B)/attack/log; exit 1; }
+	@cp $(B)/attack/attack-module.ko $@
 FORCE:
 
 $(B)/host/build.ninja:
@@ -71,8 +84,15 @@ deps:
 	@tools/install-deps
 
 test: deps
-	@$(MAKE) --no-print-directory build asan guest
+	@$(MAKE) --no-print-directory build asan clang guest attack
 	@tests/run $(TESTS)
+
+UPDATES ?= 10000
+updates: deps
+	@$(MAKE) --no-print-directory build guest
+	@if lab/probe >/dev/null; then front="tools/as-root lab/direct"; else front="lab/run --timeout 14400"; fi; \
+	  NEXUS_UPDATES=$(UPDATES) $$front -- /usr/bin/python3 tests/integration/vmm/test_volumes.py -v \
+	  Guest.test_updates_leave_nothing
 
 demo: deps
 	@$(MAKE) --no-print-directory build guest

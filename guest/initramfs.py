@@ -104,17 +104,29 @@ def module_bytes(path):
     return data
 
 
-def add_modules(cpio, paths):
+def add_modules(cpio, paths, conditions=None):
+    """conditions: module → "?WORD", from read_conditions(); the agent understands them, other inits load all."""
     names = []
     for n, path in enumerate(paths):
         name = f"modules/{n:02d}-{stem(str(path))}.ko"
         cpio.file(name, module_bytes(path))
-        names.append("/" + name)
+        names.append(f"/{name} {(conditions or {}).get(stem(str(path)), '')}".rstrip())
     cpio.file("modules.list", ("\n".join(names) + "\n").encode())
 
 
+def read_lines(path):
+    """The words of each line, without comments and empty lines."""
+    with open(path, encoding="utf-8") as f:
+        return [words for words in (line.split("#")[0].split() for line in f) if words]
+
+
 def read_names(path):
-    return [l.split("#")[0].strip() for l in open(path, encoding="utf-8") if l.split("#")[0].strip()]
+    return [words[0] for words in read_lines(path)]
+
+
+def read_conditions(path):
+    """A line "NAME ?WORD": the module is loaded only where the kernel's command line has WORD."""
+    return {words[0].replace("-", "_"): words[1] for words in read_lines(path) if len(words) > 1}
 
 
 def main():
@@ -130,7 +142,7 @@ def main():
     cpio.node("dev/console", 5, 1)
     cpio.file("init", pathlib.Path(a.init).read_bytes(), 0o755)
     _, paths = module_order(a.kernel_dir, read_names(a.modules))
-    add_modules(cpio, paths)
+    add_modules(cpio, paths, read_conditions(a.modules))
     out = pathlib.Path(a.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = out.with_name(f".{out.name}.{os.getpid()}")

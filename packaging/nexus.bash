@@ -37,7 +37,7 @@ _nexus()
     '') options+=' --output --version' ;;
     run) options+=' --name --env --memory --cpus --publish --workdir --user --pod --pull --detach --keep --grace --handler --log-dir' ;;
     ps) options+=' --output --all --pod --quiet' ;;
-    pods) options+=' --output --ready --quiet' ;;
+    pods) options+=' --output --ready --quiet --memory' ;;
     images) options+=' --output --quiet' ;;
     pull) options+=' --creds --quiet' ;;
     exec) options+=' --stdin --tty --timeout' ;;
@@ -45,7 +45,7 @@ _nexus()
     inspect) options+=' --type' ;;
     stop) options+=' --grace' ;;
     rm) options+=' --force' ;;
-    doctor) options+=' --output --config --boot' ;;
+    doctor) options+=' --output --config --images --boot' ;;
     version) options+=' --output' ;;
     esac
     if [[ $cur == -* ]]; then

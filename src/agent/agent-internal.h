@@ -15,6 +15,8 @@ struct shutdown;
 
 struct settings {
     bool guest;             /* PID 1 of a guest; false: a test under namespaces, unix sockets */
+    uint64_t boot_ns;       /* CLOCK_BOOTTIME when the program began … */
+    uint64_t early_ns;      /* … when file systems were mounted and modules loaded */
     const char *run_dir;    /* state: sandbox files, containers, regions, scratch */
     const char *cgroup_dir; /* where cgroup2 is mounted */
     const char *socket_dir; /* not guest: agent_1024, agent_1025, region-<gpa> directories */
@@ -23,7 +25,6 @@ struct settings {
 struct agent {
     struct settings set;
     struct loop *loop;
-    uint64_t boot_ns; /* CLOCK_BOOTTIME at the start */
 
     struct control *control;
     struct shutdown *shutdown; /* NULL until asked for */
@@ -32,11 +33,18 @@ struct agent {
     struct list creating;      /* struct creation: wait for their region */
     struct list regions;       /* struct region */
     struct list releases;      /* struct release: regions on their way out */
+    struct list volumes;       /* struct volume */
+    struct list layers;        /* struct layer: what live volumes are seen through */
+    struct list updates;       /* struct update: volumes that wait for their region */
     struct list streams;       /* struct stream */
     struct list watches;       /* struct watch */
     struct list dying_cgroups; /* struct cgroup_reaper */
     struct list waiters;       /* struct uevent_waiter */
     unsigned n_containers, n_creating, n_streams;
+    unsigned n_idle_streams; /* of n_streams: opened by nobody yet */
+    bool filtered;           /* the system call filter of containers is on */
+    unsigned n_entering;     /* children that are making their mounts */
+    unsigned last_number;    /* of layers and generations */
 
     struct loop_source *signal_source, *reap_again, *watch_source, *uevent_source, *listen_source;
     int signal_fd, watch_fd, uevent_fd, listen_fd;
@@ -44,6 +52,7 @@ struct agent {
     int self_pidns; /* the agent's own PID namespace, to come back to */
     int pod_cgroup; /* directory of the pod's cgroup, above the containers' */
     bool scratch_ready;
+    bool facades_ready;
     bool sandbox_ready; /* resolv.conf, hosts and shm are there */
 };
 

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
 
 #include "agent/cgroup.h"
+#include "agent/child.h"
 #include "agent/container.h"
 #include "agent/control.h"
 #include "agent/guest-log.h"
@@ -15,6 +15,7 @@
 #include "agent/shutdown.h"
 #include "agent/stream.h"
 #include "agent/uevent-monitor.h"
+#include "agent/volume.h"
 #include "agent/watch.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -32,6 +33,9 @@ static void init_lists(struct agent *a)
     list_init(&a->creating);
     list_init(&a->regions);
     list_init(&a->releases);
+    list_init(&a->volumes);
+    list_init(&a->layers);
+    list_init(&a->updates);
     list_init(&a->streams);
     list_init(&a->watches);
     list_init(&a->dying_cgroups);
@@ -45,6 +49,7 @@ static int start_parts(struct agent *a, struct error **err)
     if (r < 0)
         return error_set(err, r, "event loop");
     guest_log_start(a);
+    child_learn();
     r = process_start_reaper(a);
     if (r < 0)
         return error_set(err, r, "reaper");
@@ -67,12 +72,9 @@ static int start_parts(struct agent *a, struct error **err)
 int agent_new(const struct settings *set, struct agent **ret, struct error **err)
 {
     struct agent *a = xcalloc(1, sizeof(*a));
-    struct timespec ts = {0};
     int r;
 
     a->set = *set;
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    a->boot_ns = (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
     a->signal_fd = a->watch_fd = a->uevent_fd = a->listen_fd = -EBADF;
     a->self_pidns = a->pod_cgroup = -EBADF;
     init_lists(a);
@@ -100,6 +102,7 @@ void agent_free(struct agent *a)
     streams_free(a); /* before what they borrow */
     creations_free(a);
     containers_free(a);
+    volumes_free(a);
     regions_free(a);
     cgroups_free(a);
     processes_free(a);

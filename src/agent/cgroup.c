@@ -18,6 +18,7 @@
 #include "base/str.h"
 
 #define EVENTS_FILE_MAX 4096
+#define EVENTS_TEXT_MAX 128 /* of which the first line counts */
 #define PROCS_FILE_MAX (1U << 20)
 #define CGROUP_DEPTH_MAX 16
 #define PIDS_HEADROOM 256
@@ -104,12 +105,12 @@ int cgroup_new(struct agent *a, const struct cgroup *parent, const char *name, s
 
     if (!cg)
         return error_set(err, -ENOMEM, "cgroup");
-    cg->fd = -EBADF;
+    cg->fd = cg->events = -EBADF;
     cg->path = parent ? str_printf("%s/%s", parent->path, name)
                       : str_printf("%s/pod/%s", a->set.cgroup_dir, name);
     /* one that is left over was killed, and newer kernels kill whatever is born into such a one */
-    (void)rmdir(cg->path);
-    if (mkdir(cg->path, 0755) < 0)
+    if (mkdir(cg->path, 0755) < 0 &&
+        (errno != EEXIST || rmdir(cg->path) < 0 || mkdir(cg->path, 0755) < 0))
         return error_set(err, -errno, "cgroup %s", name);
     cg->fd = open(cg->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (cg->fd < 0)
@@ -123,6 +124,7 @@ void cgroup_free(struct cgroup *cg)
     if (!cg)
         return;
     (void)close_fd(cg->fd);
+    (void)close_fd(cg->events);
     free(cg->path);
     free(cg);
 }
@@ -145,8 +147,9 @@ int cgroup_limit(const struct cgroup *cg, const Nexus__Resources *r, struct erro
     return e;
 }
 
-int cgroup_kill(const struct cgroup *cg)
+int cgroup_kill(struct cgroup *cg)
 {
+    cg->killed = true;
     return write_at(cg->fd, "cgroup.kill", "1");
 }
 
@@ -156,6 +159,30 @@ bool cgroup_is_populated(const struct cgroup *cg)
 
     return read_at(cg->fd, "cgroup.events", EVENTS_FILE_MAX, &text) == 0 &&
            cgroup_flat_value(text, "populated") != 0;
+}
+
+bool cgroup_is_clean(struct cgroup *cg)
+{
+    char text[EVENTS_TEXT_MAX];
+    struct stat st;
+    ssize_t n;
+
+    if (cg->killed || fstat(cg->fd, &st) < 0 || st.st_nlink > 2) /* "." and its name, no child */
+        return false;
+    if (cg->events < 0)
+        cg->events = openat(cg->fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+    n = cg->events < 0 ? -1 : pread(cg->events, text, sizeof(text) - 1, 0);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    return strncmp(text, "populated 0\n", strlen("populated 0\n")) == 0;
+}
+
+void cgroup_discard(struct cgroup *cg)
+{
+    if (cg)
+        (void)rmdir(cg->path);
+    cgroup_free(cg);
 }
 
 uint64_t cgroup_oom_kills(const struct cgroup *cg)
@@ -208,7 +235,7 @@ static int signal_child(int dir, const char *name, int signal)
     return fd < 0 ? -errno : signal_procs(fd, signal);
 }
 
-int cgroup_signal(const struct cgroup *cg, int signal)
+int cgroup_signal(struct cgroup *cg, int signal)
 {
     int r;
 
@@ -286,10 +313,19 @@ void cgroup_reaper_forget(struct cgroup_reaper *r)
 struct cgroup_reaper *cgroup_reap(struct agent *a, struct cgroup *cg, void (*done)(void *userdata),
                                   void *userdata)
 {
-    struct cgroup_reaper *r = xcalloc(1, sizeof(*r));
-    _cleanup_(freep) char *events = str_printf("%s/cgroup.events", cg->path);
+    _cleanup_(freep) char *events = NULL;
+    struct cgroup_reaper *r;
     int e;
 
+    /* mostly it is empty; the kernel removes none in which something lives */
+    if (rmdir(cg->path) == 0) {
+        cgroup_free(cg);
+        if (done)
+            done(userdata);
+        return NULL;
+    }
+    r = xcalloc(1, sizeof(*r));
+    events = str_printf("%s/cgroup.events", cg->path);
     r->cg = cg;
     r->done = done;
     r->userdata = userdata;

@@ -12,6 +12,8 @@
 struct cgroup {
     char *path; /* owned */
     int fd;     /* owned; the directory */
+    int events; /* owned; its cgroup.events once that was looked at, else -EBADF */
+    bool killed;
 };
 
 /* Enables the controllers that exist and makes the pod's cgroup. */
@@ -25,11 +27,15 @@ DEFINE_CLEANUP(struct cgroup *, cgroup_free);
 
 int cgroup_limit(const struct cgroup *cg, const Nexus__Resources *r, struct error **err);
 /* Kills every process in it and below. 0 or errno. */
-int cgroup_kill(const struct cgroup *cg);
+int cgroup_kill(struct cgroup *cg);
 /* Sends signal to each process in it and below (one level); those that come meanwhile are missed. */
-int cgroup_signal(const struct cgroup *cg, int signal);
+int cgroup_signal(struct cgroup *cg, int signal);
 /* True if a process is alive in it or below. */
 bool cgroup_is_populated(const struct cgroup *cg);
+/* True if it is as good as new: nothing lives in it, was killed in it, or was made below it. */
+bool cgroup_is_clean(struct cgroup *cg);
+/* Removes one that is clean, and forgets it. NULL is allowed. */
+void cgroup_discard(struct cgroup *cg);
 /* How often the kernel killed for memory in it and below. */
 uint64_t cgroup_oom_kills(const struct cgroup *cg);
 

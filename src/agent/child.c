@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "agent/filter.h"
 #include "agent/mountapi.h"
 #include "agent/process.h"
 #include "base/file.h"
@@ -160,20 +159,20 @@ static int set_capability_sets(uint64_t effective, uint64_t ambient, struct erro
 
 /* What can be given at all: known to the running kernel and in the agent's own bounding set, which in
  * a guest is everything. */
-static uint64_t known_capabilities(void)
-{
-    uint64_t mask = 0;
+static uint64_t known_capabilities;
 
+void child_learn(void)
+{
+    known_capabilities = 0;
     for (unsigned c = 0; c < 64; c++)
         if (prctl(PR_CAPBSET_READ, c, 0, 0, 0) == 1)
-            mask |= UINT64_C(1) << c;
-    return mask;
+            known_capabilities |= UINT64_C(1) << c;
 }
 
 static int set_identity(const struct process_plan *plan, const struct user_identity *id,
                         struct error **err)
 {
-    uint64_t known = known_capabilities();
+    uint64_t known = known_capabilities;
     uint64_t caps = plan->capabilities & known;
 
     for (unsigned c = 0; c < 64; c++)
@@ -286,8 +285,6 @@ void child_become(struct process_plan *plan, const struct child_io *io, int stat
         r = close_the_rest(status_fd, &err);
     if (r == 0)
         complete_env(plan, &id);
-    if (r == 0)
-        r = filter_install_syscalls(&err); /* needs CAP_SYS_ADMIN: before it is gone */
     if (r == 0)
         r = set_identity(plan, &id, &err);
     if (r == 0 && plan->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -14,6 +14,8 @@ struct child_io {
  * went to status_fd. */
 _Noreturn void child_become(struct process_plan *plan, const struct child_io *io, int status_fd);
 
+/* Once, in the agent: what every child would have to ask the kernel anew. */
+void child_learn(void);
 /* First thing in a child of the agent: own session, not to be traced, dies with the agent, its own
  * score for the OOM killer. 0 or errno. */
 int child_begin(int oom_score_adj, struct error **err);

@@ -5,27 +5,23 @@
 
 #include "agent/container-files.h"
 #include "agent/control.h"
-#include "agent/uevent-monitor.h"
+#include "agent/region-wait.h"
 #include "base/limit.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "wire/message.h"
-
-#define REGION_WAIT_MS 15000
 
 struct creation {
     struct list link;
     struct agent *agent;
     Nexus__ContainerSpec *spec; /* owned */
     uint64_t request;
-    struct uevent_waiter waiter;
-    struct loop_source *timer;
+    struct region_wait wait;
 };
 
 static void creation_free(struct creation *c)
 {
-    uevent_wait_no_more(&c->waiter);
-    loop_remove(c->timer);
+    region_wait_end(&c->wait);
     list_remove(&c->link);
     c->agent->n_creating--;
     if (c->spec)
@@ -66,8 +62,9 @@ void creation_cancel(struct agent *a, const char *id)
     creation_end(c, r, err);
 }
 
-/* Everything but the region. */
-static int build(struct creation *c, struct region *region, struct error **err)
+/* Everything but the regions. */
+static int build(struct creation *c, struct region *region, struct volume_hold *volumes,
+                 struct error **err)
 {
     struct container *k = xcalloc(1, sizeof(*k));
     struct agent *a = c->agent;
@@ -77,6 +74,8 @@ static int build(struct creation *c, struct region *region, struct error **err)
     k->state = CONTAINER_CREATED;
     k->spec = TAKE(c->spec);
     k->region = region;
+    k->volumes = volumes;
+    k->entering = -EBADF;
     k->devpts = -EBADF;
     list_init(&k->streams);
     list_append(&a->containers, &k->link);
@@ -100,38 +99,38 @@ static int build(struct creation *c, struct region *region, struct error **err)
 }
 
 /* True: it was answered and c is gone. */
-static bool try_region(struct creation *c)
+static bool try_regions(void *userdata)
 {
+    struct creation *c = userdata;
     _cleanup_(error_freep) struct error *err = NULL;
+    struct volume_hold *volumes = NULL;
     struct region *region = NULL;
     int r = region_get(c->agent, c->spec->rootfs_gpa, &region, &err);
 
+    if (r == 0) {
+        r = volumes_get(c->agent, c->spec, &volumes, &err);
+        if (r < 0)
+            region_put(region);
+    }
     if (r == -EAGAIN && !err)
         return false;
     if (r == 0)
-        r = build(c, region, &err);
+        r = build(c, region, volumes, &err);
+    else
+        r = error_prefix(&err, r, "container %s", c->spec->id);
     creation_end(c, r, err);
     return true;
 }
 
-static void on_device(void *userdata)
-{
-    struct creation *c = userdata;
-
-    if (!try_region(c))
-        uevent_wait(c->agent, &c->waiter);
-}
-
-static void on_deadline(struct loop_source *s, void *userdata)
+static void on_timed_out(void *userdata)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     struct creation *c = userdata;
     int r;
 
-    if (try_region(c))
-        return;
-    r = error_set(&err, -ETIMEDOUT, "container %s: no device with its image at %#llx", c->spec->id,
-                  (unsigned long long)c->spec->rootfs_gpa);
+    r = error_set(&err, -ETIMEDOUT,
+                  "container %s: no device with its image at %#llx, or with one of its %zu volumes",
+                  c->spec->id, (unsigned long long)c->spec->rootfs_gpa, c->spec->n_volumes);
     creation_end(c, r, err);
 }
 
@@ -158,6 +157,9 @@ static int check(struct agent *a, const Nexus__ContainerSpec *spec, struct error
         return error_set_class(err, ERROR_PRECONDITION, -ENOENT, "the sandbox is not configured");
     if (a->shutdown)
         return error_set_class(err, ERROR_PRECONDITION, -ESHUTDOWN, "the guest is shutting down");
+    r = volumes_check(spec, err);
+    if (r < 0)
+        return r;
     r = plan_for_container(spec, &plan, err);
     if (r == 0)
         plan_done(&plan);
@@ -179,20 +181,11 @@ void container_create(struct agent *a, Nexus__ContainerSpec *spec, uint64_t id)
     c->agent = a;
     c->spec = spec;
     c->request = id;
-    c->waiter.fn = on_device;
-    c->waiter.userdata = c;
+    c->wait = (struct region_wait){
+        .agent = a, .attempt = try_regions, .timed_out = on_timed_out, .userdata = c};
     list_append(&a->creating, &c->link);
     a->n_creating++;
-    r = loop_add_timer(a->loop, on_deadline, c, &c->timer);
-    if (r < 0) {
+    r = region_wait_begin(&c->wait);
+    if (r < 0)
         creation_end(c, r, NULL);
-        return;
-    }
-    if (try_region(c))
-        return;
-    region_rescan(a);
-    if (try_region(c))
-        return;
-    uevent_wait(a, &c->waiter);
-    loop_timer_set_after_ms(c->timer, REGION_WAIT_MS);
 }

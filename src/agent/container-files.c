@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "agent/scratch.h"
+#include "agent/termination.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -67,6 +68,8 @@ static int write_inline(struct container *k, size_t i, Nexus__InlineFile *f, str
     r = fd < 0 ? -errno : write_full(fd, f->content.data, f->content.len);
     if (r == 0 && fchmod(fd, f->mode ? f->mode & 07777 : 0644) < 0)
         r = -errno;
+    if (r == 0 && f->comes_back)
+        r = k->termination ? -EEXIST : termination_new(k->agent, path, &k->termination);
     if (r < 0)
         return error_set(err, r, "file %.256s", f->path);
     free(f->content.data); /* it is in the file now; once is enough */
@@ -140,6 +143,7 @@ int container_files_plan(const struct container *k, struct rootfs_plan *ret, str
         (void)snprintf(rest, sizeof(rest), "/files/%zu", i);
         add_file(ret, state_path(k, rest), s->files[i]->path, s->files[i]->readonly);
     }
+    volumes_plan(k, ret);
     return 0;
 }
 
@@ -147,7 +151,9 @@ void container_files_plan_done(struct rootfs_plan *p)
 {
     for (size_t i = 0; i < p->n_files; i++)
         free(p->files[i].source);
-    p->n_files = 0;
+    for (size_t i = 0; i < p->n_volumes; i++)
+        free(p->volumes[i].source);
+    p->n_files = p->n_volumes = 0;
     free(p->root);
     free(p->shm);
     p->root = p->shm = NULL;

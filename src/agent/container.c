@@ -17,6 +17,7 @@
 #include "agent/rootfs.h"
 #include "agent/shutdown.h"
 #include "agent/stream.h"
+#include "agent/termination.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "wire/message.h"
@@ -81,11 +82,57 @@ bool containers_any_running(struct agent *a)
 
 /* ---- life */
 
+static void entered(struct container *k)
+{
+    if (!k->entering_source)
+        return;
+    loop_remove(TAKE(k->entering_source));
+    k->entering = close_fd(k->entering);
+    k->agent->n_entering--;
+}
+
+static void on_entered(struct loop_source *s, int fd, unsigned events, void *userdata)
+{
+    struct container *k = userdata;
+    struct agent *a = k->agent;
+
+    entered(k);
+    if (a->n_entering == 0)
+        volume_updates_run(a);
+}
+
+/* Until the child has attached its copy of a live volume's mounts, none may be added: it would miss them.
+ * *ret_fd: for the child, which closes it then or by its death; -EBADF: there is nothing to miss. */
+static int expect_entry(struct container *k, int *ret_fd, struct error **err)
+{
+    int p[2], r;
+
+    *ret_fd = -EBADF;
+    if (!k->volumes)
+        return 0;
+    if (pipe2(p, O_CLOEXEC) < 0)
+        return error_set(err, -errno, "pipe");
+    r = loop_add_io(k->agent->loop, p[0], LOOP_READ, on_entered, k, &k->entering_source);
+    if (r < 0) {
+        (void)close(p[0]);
+        (void)close(p[1]);
+        return error_set(err, r, "pipe");
+    }
+    k->entering = p[0];
+    k->agent->n_entering++;
+    *ret_fd = p[1];
+    return 0;
+}
+
 void container_free(struct container *k)
 {
     if (!k)
         return;
+    entered(k);
+    volumes_put(k->agent, k->volumes, k->spec->n_volumes);
     watch_free(k->oom_watch);
+    termination_free(k->termination);
+    cgroup_free(k->exec_cgroup);
     cgroup_free(k->cgroup);
     region_put(k->region);
     loop_remove(k->finish);
@@ -132,8 +179,8 @@ struct start_args {
     struct process_plan plan;
     struct rootfs_plan rootfs;
     struct child_io io;
-    int join; /* pidfd of the container's first process, for execs */
-    bool share_pids;
+    int join;     /* pidfd of the container's first process, for execs */
+    int entering; /* closed when the mounts are made; -EBADF: nobody waits */
 };
 
 static _Noreturn void child_first(void *arg, int status_fd)
@@ -149,6 +196,7 @@ static _Noreturn void child_first(void *arg, int status_fd)
         r = rootfs_enter(&s->rootfs, &err);
     if (r < 0)
         child_fail(status_fd, EXIT_START_FAILED, r, err);
+    (void)close_fd(s->entering);
     child_become(&s->plan, &s->io, status_fd);
 }
 
@@ -188,6 +236,7 @@ int container_spawn_first(struct container *k, const struct container_io *io,
     if (!s)
         return error_set(err, -ENOMEM, "container %s", k->spec->id);
     k->state = CONTAINER_EXITED; /* it is started once, with or without success */
+    s->entering = -EBADF;
     r = plan_for_container(k->spec, &s->plan, err);
     if (r == 0)
         r = container_files_plan(k, &s->rootfs, err);
@@ -195,7 +244,10 @@ int container_spawn_first(struct container *k, const struct container_io *io,
     s->rootfs.console = io->console;
     s->io = child_io_of(io);
     if (r == 0)
+        r = expect_entry(k, &s->entering, err);
+    if (r == 0)
         r = process_spawn(k->agent, &spawn, on_exit, userdata, ret, ret_status_fd, err);
+    s->entering = close_fd(s->entering); /* if there is no child, that is its death */
     container_files_plan_done(&s->rootfs);
     plan_done(&s->plan);
     if (r < 0)
@@ -339,5 +391,6 @@ void container_remove(struct agent *a, const char *id, uint64_t request)
     k->state = CONTAINER_REMOVING;
     look_at_oom(k);
     watch_free(TAKE(k->oom_watch));
+    cgroup_discard(TAKE(k->exec_cgroup));
     cgroup_reap(a, TAKE(k->cgroup), on_cgroup_gone, k);
 }

@@ -6,10 +6,12 @@
 #include "agent/plan.h"
 #include "agent/process.h"
 #include "agent/region.h"
+#include "agent/volume.h"
 #include "agent/watch.h"
 
 struct stream;
 struct container;
+struct termination;
 
 enum container_state {
     CONTAINER_CREATED,  /* may be started */
@@ -26,13 +28,18 @@ struct container {
     enum container_state state;
     Nexus__ContainerSpec *spec; /* owned */
     struct region *region;
-    struct cgroup *cgroup;   /* owned */
-    struct watch *oom_watch; /* owned */
-    uint64_t oom_kills;      /* seen so far */
-    bool oom_untold;         /* an event is owed to the host */
-    struct process *process; /* the first process while it lives */
-    int devpts;              /* owned: the instance it has as /dev/pts, for terminals of execs */
-    struct list streams;     /* struct stream, by container_link: its start and its execs */
+    struct volume_hold *volumes;     /* owned; one per spec->volumes, or NULL */
+    struct termination *termination; /* owned; NULL: it has none that comes back */
+    int entering; /* owned: its child closes the other end when its mounts are made */
+    struct loop_source *entering_source; /* owned; NULL: no child is making them */
+    struct cgroup *cgroup;               /* owned */
+    struct cgroup *exec_cgroup;          /* owned: the next exec's, clean; NULL: none is left */
+    struct watch *oom_watch;             /* owned */
+    uint64_t oom_kills;                  /* seen so far */
+    bool oom_untold;                     /* an event is owed to the host */
+    struct process *process;             /* the first process while it lives */
+    int devpts;          /* owned: the instance it has as /dev/pts, for terminals of execs */
+    struct list streams; /* struct stream, by container_link: its start and its execs */
     unsigned exec_count;
     bool cgroup_gone;
     struct loop_source *finish;                /* owned: runs the last step of the removal */

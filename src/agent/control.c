@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
-#include <time.h>
 
 #include "agent/container.h"
 #include "agent/endpoint.h"
@@ -14,6 +13,8 @@
 #include "agent/shutdown.h"
 #include "agent/stream.h"
 #include "agent/uevent-monitor.h"
+#include "agent/volume.h"
+#include "base/clock.h"
 #include "base/limit.h"
 #include "base/log.h"
 #include "wire/message.h"
@@ -107,14 +108,6 @@ static int queue(struct control *c, const Nexus__AgentMessage *m)
     return r;
 }
 
-static uint64_t boot_clock_ns(void)
-{
-    struct timespec ts = {0};
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
-}
-
 static void send_hello(struct control *c)
 {
     Nexus__AgentHello hello;
@@ -128,8 +121,9 @@ static void send_hello(struct control *c)
     hello.agent_version = version;
     if (uname(&u) == 0)
         hello.kernel_release = u.release;
-    hello.boot_ns = c->agent->boot_ns;
-    hello.ready_ns = boot_clock_ns();
+    hello.boot_ns = c->agent->set.boot_ns;
+    hello.early_ns = c->agent->set.early_ns;
+    hello.ready_ns = clock_boot_ns();
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_HELLO;
     m.hello = &hello;
     if (queue(c, &m) == 0)
@@ -194,6 +188,9 @@ static void dispatch(struct control *c, Nexus__AgentMessage *m)
         return;
     case NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION:
         region_release(a, m->release_region->gpa, m->id);
+        return;
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
+        volume_update(a, m->update_volume, m->id);
         return;
     case NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN:
         shutdown_begin(a, m->shutdown->grace_ms);

@@ -16,6 +16,7 @@
 #define NEW_ROOT "/root-of-agent"
 #define MODULES_LIST "/modules.list"
 #define MODULES_LIST_MAX (64U << 10)
+#define CMDLINE_MAX 4096U
 #define OPEN_FILES 16384
 
 static const struct {
@@ -80,7 +81,7 @@ static void load_module(int dir, const char *file, const char *params)
 static void load_modules(void)
 {
     _cleanup_(closep) int dir = open("/modules", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    _cleanup_(freep) char *text = NULL;
+    _cleanup_(freep) char *text = NULL, *cmdline = NULL;
     char *save = NULL;
     int r = file_read_all(AT_FDCWD, MODULES_LIST, MODULES_LIST_MAX, &text, NULL);
 
@@ -90,10 +91,14 @@ static void load_modules(void)
         log_error_errno(r, MODULES_LIST);
         return;
     }
+    r = file_read_all(AT_FDCWD, NEW_ROOT "/proc/cmdline", CMDLINE_MAX, &cmdline, NULL);
+    if (r < 0)
+        log_error_errno(r, "kernel command line");
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         const char *file, *params;
-        if (early_parse_module(line, &file, &params))
-            load_module(dir, file, params);
+        if (early_parse_module(line, &file, &params) &&
+            early_module_is_wanted(params, cmdline ? cmdline : ""))
+            load_module(dir, file, *params == '?' ? "" : params);
     }
 }
 

@@ -7,7 +7,7 @@
 
 /* For this process and all it starts: socket(AF_VSOCK, …) answers EAFNOSUPPORT, by every way of
  * calling that x86-64 kernels offer; io_uring, which no such filter sees into, answers ENOSYS. Needs
- * CAP_SYS_ADMIN. 0 or errno. */
+ * CAP_SYS_ADMIN. The agent does it to itself, once, before its first child. 0 or errno. */
 int filter_install_syscalls(struct error **err);
 
 /* For the cgroup: device nodes may be made, but opened only null, zero, full, random, urandom, tty,

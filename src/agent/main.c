@@ -4,20 +4,21 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
 #include "agent/early.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 
-static int run(const struct settings *set)
+static int run(struct settings *set)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     struct agent *a = NULL;
     int r = set->guest ? early_init(&err) : 0;
 
+    set->early_ns = clock_boot_ns();
     if (r == 0)
         r = agent_new(set, &a, &err);
     if (r < 0) {
@@ -33,9 +34,10 @@ int main(int argc, char **argv)
 {
     struct settings set = {.guest = true, .run_dir = "/run", .cgroup_dir = "/sys/fs/cgroup"};
 
+    set.boot_ns = clock_boot_ns();
     log_init("nexus-agent");
     if (argc == 3 && strcmp(argv[1], "--test-socket") == 0) {
-        set = (struct settings){.socket_dir = argv[2]};
+        set = (struct settings){.socket_dir = argv[2], .boot_ns = set.boot_ns};
         set.run_dir = str_printf("%s/run", argv[2]);
         set.cgroup_dir = str_printf("%s/cgroup", argv[2]);
     } else if (getpid() != 1) {

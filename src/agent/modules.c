@@ -20,3 +20,22 @@ bool early_parse_module(char *line, const char **ret_file, const char **ret_para
     }
     return true;
 }
+
+bool early_module_is_wanted(const char *params, const char *cmdline)
+{
+    size_t len;
+
+    if (params[0] != '?')
+        return true;
+    params++;
+    len = strcspn(params, " \t");
+    while (*cmdline) {
+        size_t word = strcspn(cmdline, " \t\n");
+
+        if (word == len && memcmp(cmdline, params, len) == 0)
+            return true;
+        cmdline += word;
+        cmdline += strspn(cmdline, " \t\n");
+    }
+    return false;
+}

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "agent/filter.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -44,18 +45,28 @@ static pid_t fork_into(const struct spawn *s, int *ret_pidfd)
     return (pid_t)pid;
 }
 
+/* What the agent has changed (start_signals) and execve would not. */
 static void reset_signals(void)
 {
     struct sigaction sa = {.sa_handler = SIG_DFL};
     sigset_t none;
 
-    for (int sig = 1; sig < 65; sig++)
-        (void)sigaction(sig, &sa, NULL); /* fails for KILL, STOP and libc's own: fine */
+    (void)sigaction(SIGPIPE, &sa, NULL);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 static void reap_turn(struct agent *a);
+
+/* Children inherit it: to make one takes the kernel longer than to start a program. The agent has its own
+ * vsock sockets by now; the host takes no second control connection. */
+static int filter(struct agent *a, struct error **err)
+{
+    int r = a->filtered ? 0 : filter_install_syscalls(err);
+
+    a->filtered = a->filtered || r == 0;
+    return r;
+}
 
 int process_spawn(struct agent *a, const struct spawn *s,
                   void (*on_exit)(struct process *, int, void *), void *userdata,
@@ -65,13 +76,17 @@ int process_spawn(struct agent *a, const struct spawn *s,
     int status[2];
     int pidfd = -EBADF;
     pid_t pid;
+    int r;
 
     if (!p)
         return error_set(err, -ENOMEM, "new process");
+    r = filter(a, err);
+    if (r < 0)
+        return r;
     if (pipe2(status, O_CLOEXEC) < 0)
         return error_set(err, -errno, "status pipe");
     if (s->pidns_of >= 0 && setns(s->pidns_of, CLONE_NEWPID) < 0) {
-        int r = -errno;
+        r = -errno;
         (void)close(status[0]);
         (void)close(status[1]);
         return error_set_class(err, ERROR_PRECONDITION, r, "the container is not running");
@@ -195,13 +210,23 @@ static void on_signal(struct loop_source *s, int fd, unsigned events, void *user
     reap_turn(userdata);
 }
 
+/* Nothing is ignored but SIGPIPE, whoever started us: a child inherits what is. */
+static void start_signals(void)
+{
+    struct sigaction sa = {.sa_handler = SIG_DFL};
+
+    for (int sig = 1; sig < 65; sig++)
+        (void)sigaction(sig, &sa, NULL); /* fails for KILL, STOP and libc's own: fine */
+    sa.sa_handler = SIG_IGN;
+    (void)sigaction(SIGPIPE, &sa, NULL);
+}
+
 int process_start_reaper(struct agent *a)
 {
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t mask;
     int r;
 
-    (void)sigaction(SIGPIPE, &ignore, NULL);
+    start_signals();
     (void)sigemptyset(&mask);
     (void)sigaddset(&mask, SIGCHLD);
     if (sigprocmask(SIG_BLOCK, &mask, NULL) < 0)

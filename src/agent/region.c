@@ -12,6 +12,7 @@
 #include "agent/attr.h"
 #include "agent/control.h"
 #include "agent/dax.h"
+#include "agent/watch.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -23,6 +24,7 @@
 #define ATTR_MAX 64
 #define RELEASE_TRIES 300
 #define RELEASE_RETRY_MS 10
+#define RELEASE_RETRY_MS_MAX 1000 /* a container has the device open for itself */
 
 static struct region *find(struct agent *a, uint64_t gpa)
 {
@@ -86,9 +88,14 @@ static int mount_region(struct agent *a, struct region *r, struct error **err)
     e = dir_make(r->path, 0755);
     if (e < 0)
         return error_set(err, e, "mount point of region %#" PRIx64, r->gpa);
-    if (mount(device, r->path, "erofs", MS_RDONLY | MS_NODEV | MS_NOATIME, "dax=always") < 0)
+    if (mount(device, r->path, "erofs", MS_RDONLY | MS_NODEV | MS_NOATIME, "dax=always") < 0) {
+        /* devtmpfs has the node some microseconds before the disk can be opened (block/genhd.c,
+         * device_add_disk); the "add" event comes after */
+        if (errno == ENXIO)
+            return -EAGAIN;
         return error_set(err, -errno, "mount region %#" PRIx64 " (%s): %s", r->gpa, device,
                          strerror(errno));
+    }
     log_info("region %#" PRIx64 ": %s mounted", r->gpa, device);
     check_dax(r);
     return 0;
@@ -155,30 +162,55 @@ static int unbind(uint64_t gpa, const char *block, struct error **err)
     return 0;
 }
 
-/* A region that is unmounted: the kernel may hold the file system for some milliseconds more, through
- * the last overlay, and a device must not be taken from under it. A device that is not there may be on
- * its way: were it called gone, the driver would meet the memory being taken away. */
+/* A region on its way out. Its mount is taken away at once, the file system ends with its last reader:
+ * then IN_UNMOUNT comes. The device is let go some microseconds after that, of which there is no event:
+ * it is looked at. A device that is not there may be on its way: were it called gone, the driver would
+ * meet the memory being taken away. */
 struct release {
     struct list link;
     struct agent *agent;
     uint64_t gpa, request;
-    unsigned tries;
+    unsigned tries;            /* to find the device, or to find it let go */
+    struct watch *watch;       /* owned; NULL: it has no reader */
     struct loop_source *timer; /* owned */
 };
 
-static void release_end(struct release *x, int r, const struct error *err)
+static void release_free(struct release *x)
 {
-    control_reply(x->agent, x->request, r, err);
+    watch_free(x->watch);
     loop_remove(x->timer);
     list_remove(&x->link);
     free(x);
 }
 
+static void release_end(struct release *x, int r, const struct error *err)
+{
+    control_reply(x->agent, x->request, r, err);
+    release_free(x);
+}
+
+/* True if the file system still has the device. */
+static bool device_is_held(const char *block)
+{
+    char path[64];
+    int fd;
+
+    (void)snprintf(path, sizeof(path), "/sys/fs/erofs/%.16s", block);
+    if (access(path, F_OK) == 0)
+        return true;
+    (void)snprintf(path, sizeof(path), "/dev/%.16s", block);
+    fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+    if (fd < 0)
+        return errno == EBUSY;
+    (void)close(fd);
+    return false;
+}
+
 static void release_step(struct release *x)
 {
     _cleanup_(error_freep) struct error *err = NULL;
-    char block[32], held[64];
-    bool found, busy = false;
+    char block[32];
+    bool found;
     int r = 0;
 
     if (!x->agent->set.guest) {
@@ -186,17 +218,18 @@ static void release_step(struct release *x)
         return;
     }
     found = find_device(x->gpa, block) == 0;
-    if (found) {
-        (void)snprintf(held, sizeof(held), "/sys/fs/erofs/%.16s", block);
-        busy = access(held, F_OK) == 0;
+    x->tries++;
+    if (found && device_is_held(block)) {
+        uint64_t ms = (uint64_t)RELEASE_RETRY_MS * x->tries;
+
+        loop_timer_set_after_ms(x->timer, ms < RELEASE_RETRY_MS_MAX ? ms : RELEASE_RETRY_MS_MAX);
+        return;
     }
-    if ((busy || !found) && x->tries++ < RELEASE_TRIES) {
+    if (!found && x->tries <= RELEASE_TRIES) {
         loop_timer_set_after_ms(x->timer, RELEASE_RETRY_MS);
         return;
     }
-    if (busy)
-        r = error_set(&err, -EBUSY, "region %#" PRIx64 " is still in use", x->gpa);
-    else if (found)
+    if (found)
         r = unbind(x->gpa, block, &err);
     release_end(x, r, err);
 }
@@ -206,6 +239,14 @@ static void on_release_timer(struct loop_source *s, void *userdata)
     release_step(userdata);
 }
 
+static void on_last_reader_gone(struct watch *w, void *userdata)
+{
+    struct release *x = userdata;
+
+    watch_free(TAKE(x->watch));
+    release_step(x);
+}
+
 static void region_free(struct region *r)
 {
     list_remove(&r->link);
@@ -213,12 +254,16 @@ static void region_free(struct region *r)
     free(r);
 }
 
-static int unmount_region(struct agent *a, struct region *r, struct error **err)
+static int unmount_region(struct release *x, struct region *r, struct error **err)
 {
-    if (r->users)
-        return error_set(err, -EBUSY, "region %#" PRIx64 " is used by %u containers", r->gpa,
-                         r->users);
-    if (a->set.guest && umount2(r->path, 0) < 0)
+    struct agent *a = x->agent;
+    int e = 0;
+
+    if (a->set.guest)
+        e = watch_new_end(a, r->path, on_last_reader_gone, x, &x->watch);
+    if (e < 0)
+        return error_set(err, e, "watch region %#" PRIx64, r->gpa);
+    if (a->set.guest && umount2(r->path, MNT_DETACH) < 0)
         return error_set(err, -errno, "unmount region %#" PRIx64, r->gpa);
     if (a->set.guest)
         (void)rmdir(r->path);
@@ -230,33 +275,29 @@ void region_release(struct agent *a, uint64_t gpa, uint64_t request)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     struct region *region = find(a, gpa);
-    int r = region ? unmount_region(a, region, &err) : 0;
-    struct release *x;
+    struct release *x = xcalloc(1, sizeof(*x));
+    int r;
 
-    if (r < 0) {
-        control_reply(a, request, r, err);
-        return;
-    }
-    x = xcalloc(1, sizeof(*x));
     x->agent = a;
     x->gpa = gpa;
     x->request = request;
     list_append(&a->releases, &x->link);
     r = loop_add_timer(a->loop, on_release_timer, x, &x->timer);
+    if (r == 0 && region && region->users)
+        r = error_set(&err, -EBUSY, "region %#" PRIx64 " is used by %u containers and volumes", gpa,
+                      region->users);
+    if (r == 0 && region)
+        r = unmount_region(x, region, &err);
     if (r < 0)
-        release_end(x, r, NULL);
-    else
+        release_end(x, r, err);
+    else if (!x->watch)
         release_step(x);
 }
 
 void regions_free(struct agent *a)
 {
-    while (!list_is_empty(&a->releases)) {
-        struct release *x = list_first(&a->releases, struct release, link);
-        loop_remove(x->timer);
-        list_remove(&x->link);
-        free(x);
-    }
+    while (!list_is_empty(&a->releases))
+        release_free(list_first(&a->releases, struct release, link));
     while (!list_is_empty(&a->regions))
         region_free(list_first(&a->regions, struct region, link));
 }
@@ -274,7 +315,10 @@ void region_rescan(struct agent *a)
         (void)snprintf(path, sizeof(path), SYS_PLATFORM "/%.32s/driver", e->d_name);
         if (access(path, F_OK) == 0)
             continue;
-        (void)attr_write(DRIVER_DIR "/bind", e->d_name); /* an empty slot answers ENODEV */
+        int r = attr_write(DRIVER_DIR "/bind", e->d_name);
+
+        if (r < 0 && r != -ENODEV) /* which an empty slot answers */
+            log_warning_errno(r, "bind %s", e->d_name);
     }
     if (d)
         (void)closedir(d);

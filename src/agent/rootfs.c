@@ -33,7 +33,36 @@ struct sources {
     int shm;
     int host_dev; /* the guest's /dev, for privileged containers */
     int files[ROOTFS_FILES_MAX];
+    int volumes[ROOTFS_VOLUMES_MAX];
 };
+
+static int open_volume(const struct rootfs_volume *v)
+{
+    _cleanup_(closep) int base = -EBADF;
+    _cleanup_(closep) int below = -EBADF;
+
+    if (v->live)
+        return mnt_clone(AT_FDCWD, v->source, true);
+    base = open(v->source, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (base < 0)
+        return -errno;
+    if (!*v->sub_path)
+        return mnt_clone(base, "", false);
+    below = open_in_root(base, v->sub_path, O_PATH, true);
+    return below < 0 ? below : mnt_clone(below, "", false);
+}
+
+static int open_volumes(const struct rootfs_plan *plan, struct sources *src, struct error **err)
+{
+    for (size_t i = 0; i < plan->n_volumes; i++) {
+        int fd = open_volume(&plan->volumes[i]);
+
+        if (fd < 0)
+            return error_set(err, fd, "volume for %s: %s", plan->volumes[i].target, strerror(-fd));
+        src->volumes[i] = fd;
+    }
+    return 0;
+}
 
 static int open_sources(const struct rootfs_plan *plan, struct sources *src, struct error **err)
 {
@@ -52,7 +81,7 @@ static int open_sources(const struct rootfs_plan *plan, struct sources *src, str
             return error_set(err, fd, "file for %s", plan->files[i].target);
         src->files[i] = fd;
     }
-    return 0;
+    return open_volumes(plan, src, err);
 }
 
 static int change_root(const struct rootfs_plan *plan, struct sources *src, struct error **err)
@@ -193,6 +222,24 @@ static int place_files(const struct rootfs_plan *plan, struct sources *src, stru
     return r;
 }
 
+/* They stay followers of the agent's mounts: what a live volume gets there appears here. */
+static int place_volumes(const struct rootfs_plan *plan, struct sources *src, struct error **err)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < plan->n_volumes; i++) {
+        const struct rootfs_volume *v = &plan->volumes[i];
+        struct stat st;
+
+        r = fstat(src->volumes[i], &st) < 0 ? -errno : 0;
+        if (r == 0)
+            r = mnt_set_attrs(src->volumes[i], MNT_RDONLY | MNT_NOSUID | MNT_NODEV, v->live);
+        r = r < 0 ? error_set(err, r, "volume for %s: %s", v->target, strerror(-r))
+                  : place(src, src->volumes[i], v->target, S_ISDIR(st.st_mode), true, err);
+    }
+    return r;
+}
+
 /* What is not there needs no protection. */
 static bool is_missing(int fd)
 {
@@ -259,8 +306,9 @@ int rootfs_enter(const struct rootfs_plan *plan, struct error **err)
     struct sources src;
     int r;
 
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-        return error_set(err, -errno, "private mounts");
+    /* private, but for the volumes, which follow the agent's */
+    if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+        return error_set(err, -errno, "mounts of its own");
     r = open_sources(plan, &src, err);
     if (r == 0)
         r = change_root(plan, &src, err);
@@ -268,6 +316,8 @@ int rootfs_enter(const struct rootfs_plan *plan, struct error **err)
         r = mount_kernel_fs(plan, &src, err);
     if (r == 0)
         r = mount_dev(plan, &src, err);
+    if (r == 0)
+        r = place_volumes(plan, &src, err);
     if (r == 0)
         r = place_files(plan, &src, err);
     if (r == 0)

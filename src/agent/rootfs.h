@@ -16,6 +16,15 @@ struct rootfs_file {
     bool readonly;
 };
 
+#define ROOTFS_VOLUMES_MAX 256
+
+struct rootfs_volume {
+    char *source;         /* owned: directory or file in the agent's root */
+    const char *sub_path; /* borrowed: below source, links stay inside it; "" */
+    const char *target;   /* borrowed: absolute, in the container */
+    bool live;            /* with the mounts in it, those that come later too */
+};
+
 struct rootfs_plan {
     char *root;      /* owned: where the overlay is mounted, in the agent's root */
     bool readonly;   /* the root file system; /dev and the files are not */
@@ -25,6 +34,8 @@ struct rootfs_plan {
     int console;     /* number of the terminal in devpts; -1: none */
     struct rootfs_file files[ROOTFS_FILES_MAX];
     size_t n_files;
+    struct rootfs_volume volumes[ROOTFS_VOLUMES_MAX]; /* in the order of mounting; read-only */
+    size_t n_volumes;
     char **masked; /* borrowed */
     size_t n_masked;
     char **readonly_paths; /* borrowed */

@@ -113,12 +113,25 @@ static int start_first(struct stream *s, const Nexus__StartSpec *start, struct e
     return r;
 }
 
-static int start_exec(struct stream *s, const Nexus__ExecSpec *exec, struct error **err)
+/* The one an exec before it has left clean, or a new one. */
+static int take_cgroup(struct stream *s, struct container *k, struct error **err)
+{
+    char name[24];
+
+    s->cgroup = TAKE(k->exec_cgroup);
+    if (s->cgroup && cgroup_is_clean(s->cgroup))
+        return 0;
+    /* a privileged container has put something into it: that goes with the container */
+    cgroup_free(TAKE(s->cgroup));
+    (void)snprintf(name, sizeof(name), "exec-%u", ++k->exec_count);
+    return cgroup_new(s->agent, k->cgroup, name, &s->cgroup, err);
+}
+
+static int start_exec(struct stream *s, const Nexus__ExecSpec *exec, bool keep, struct error **err)
 {
     struct child_ends e = {.in = -EBADF, .out = -EBADF, .err = -EBADF};
     struct container_io io = {.console = -1};
     struct container *k = container_find(s->agent, exec->container_id);
-    char name[24];
     int r;
 
     if (!k)
@@ -129,14 +142,19 @@ static int start_exec(struct stream *s, const Nexus__ExecSpec *exec, struct erro
     attach(s, k);
     s->is_exec = true;
     s->tty = exec->process && exec->process->tty;
+    s->late_start = exec->late_start && !s->tty && !exec->open_stdin;
+    s->keep = keep && !s->tty && !exec->open_stdin;
     s->oom_before = k->oom_kills;
-    (void)snprintf(name, sizeof(name), "exec-%u", ++k->exec_count);
-    r = cgroup_new(s->agent, k->cgroup, name, &s->cgroup, err);
+    r = take_cgroup(s, k, err);
     if (r == 0)
         r = make_ends(s, exec->open_stdin, &e, &io, err);
     if (r == 0)
         r = container_spawn_exec(k, exec->process, s->cgroup, &io, on_exit_of, s, &s->process,
                                  &s->status_fd, err);
+    if (!s->tty) {
+        s->held_out = TAKE_FD(e.out);
+        s->held_err = TAKE_FD(e.err);
+    }
     child_ends_close(&e, s->tty);
     return r;
 }
@@ -147,7 +165,7 @@ int stream_start(struct stream *s, const Nexus__StreamOpen *open, struct error *
     case NEXUS__STREAM_OPEN__KIND_START:
         return start_first(s, open->start, err);
     case NEXUS__STREAM_OPEN__KIND_EXEC:
-        return start_exec(s, open->exec, err);
+        return start_exec(s, open->exec, open->keep, err);
     case NEXUS__STREAM_OPEN__KIND__NOT_SET:
     case _NEXUS__STREAM_OPEN__KIND__CASE_IS_INT_SIZE:
     default:

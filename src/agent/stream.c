@@ -9,13 +9,15 @@
 #include <sys/socket.h>
 
 #include "agent/endpoint.h"
+#include "agent/termination.h"
 #include "base/le.h"
 #include "base/limit.h"
 #include "base/log.h"
 #include "wire/message.h"
 
 #define STREAMS_MAX 512
-#define OPEN_DEADLINE_MS 10000
+#define OPEN_DEADLINE_MS 10000 /* for a whole first frame */
+#define IDLE_MAX 4             /* connections in reserve; more have the same time to begin */
 #define READ_BYTES 8192
 #define FRAMES_PER_TURN 16
 #define ACCEPTS_PER_TURN 16
@@ -23,6 +25,7 @@
 #define EXIT_START_FAILED 128
 
 static void progress(struct stream *s);
+static void set_events(struct stream *s);
 
 /* ---- ends */
 
@@ -33,23 +36,41 @@ static void end_close(struct stream_end *e)
     e->fd = close_fd(e->fd);
 }
 
-static void stream_free(struct stream *s)
+/* What belongs to one process, its end included. */
+static void drop_process(struct stream *s)
 {
     process_forget(s->process);
+    if (!s->is_exec && s->container && s->container->termination)
+        termination_follow(s->container->termination, NULL, NULL);
     cgroup_reaper_forget(s->reaper);
     if (s->cgroup)
         (void)cgroup_reap(s->agent, TAKE(s->cgroup), NULL, NULL); /* nothing survives it */
     end_close(&s->in);
     end_close(&s->out);
     end_close(&s->err);
+    (void)close_fd(s->held_out);
+    (void)close_fd(s->held_err);
     loop_remove(s->status_source);
     (void)close_fd(s->status_fd);
+    pump_done(&s->pump);
+    list_remove(&s->container_link);
+}
+
+static void set_idle(struct stream *s, bool idle)
+{
+    if (s->idle != idle)
+        s->agent->n_idle_streams += idle ? 1U : -1U;
+    s->idle = idle;
+}
+
+static void stream_free(struct stream *s)
+{
+    set_idle(s, false);
+    drop_process(s);
     loop_remove(s->timer);
     loop_remove(s->source);
     (void)close_fd(s->fd);
     tlv_reader_done(&s->reader);
-    pump_done(&s->pump);
-    list_remove(&s->container_link);
     list_remove(&s->link);
     s->agent->n_streams--;
     free(s);
@@ -94,6 +115,7 @@ static void queue_error(struct stream *s, int exit_code, int r, const char *clas
     e.exit_code = exit_code;
     queue_message(s, TLV_ERROR, &e.base);
     s->state = STREAM_CLOSING;
+    s->keep = false;
 }
 
 static void send_out(struct stream *s)
@@ -114,6 +136,9 @@ static void send_out(struct stream *s)
         buf_consume(out, (size_t)n);
     }
 }
+
+static int watch_status(struct stream *s);
+static void read_status(struct stream *s);
 
 /* ---- output of the process */
 
@@ -158,9 +183,16 @@ static void read_output(struct stream_end *e)
 static void on_output(struct loop_source *src, int fd, unsigned events, void *userdata)
 {
     struct stream_end *e = userdata;
+    struct stream *s = e->stream;
 
-    read_output(e);
-    progress(e->stream);
+    if (s->state == STREAM_STARTING) { /* late_start: it is the program that writes */
+        read_status(s);
+        if (s->state == STREAM_STARTING && watch_status(s) < 0)
+            s->peer_gone = true;
+    }
+    if (s->state == STREAM_RUNNING)
+        read_output(e);
+    progress(s);
 }
 
 /* ---- input of the process */
@@ -198,6 +230,47 @@ static void on_input(struct loop_source *src, int fd, unsigned events, void *use
     progress(e->stream);
 }
 
+/* ---- last words */
+
+static bool queue_termination(struct stream *s)
+{
+    const uint8_t *bytes;
+    size_t len;
+
+    if (!termination_read(s->container->termination, &bytes, &len))
+        return false;
+    if (tlv_write(&s->pump.out, TLV_TERMINATION, bytes, len) < 0)
+        log_warning("container %s: its termination log is not told", s->container->spec->id);
+    return true;
+}
+
+static bool on_termination(void *userdata)
+{
+    struct stream *s = userdata;
+    bool told;
+
+    if (s->peer_gone || s->state != STREAM_RUNNING)
+        return false; /* nobody to tell */
+    if (!pump_has_room(&s->pump))
+        return true; /* later */
+    told = queue_termination(s);
+    if (told) {
+        send_out(s);
+        set_events(s);
+    }
+    return told;
+}
+
+/* What a container wrote before it died must not wait for anything. */
+static void last_termination(struct stream *s)
+{
+    if (s->is_exec || !s->container || !s->container->termination)
+        return;
+    termination_follow(s->container->termination, NULL, NULL);
+    if (!s->peer_gone)
+        (void)queue_termination(s);
+}
+
 /* ---- start */
 
 static int watch(struct stream *s, int fd, loop_io_fn fn, void *userdata, struct loop_source **ret)
@@ -224,8 +297,11 @@ static void started(struct stream *s)
     m.pid = s->process ? (uint32_t)s->process->pid : 0;
     s->state = STREAM_RUNNING;
     queue_message(s, TLV_MESSAGE, &m.base);
-    if (!s->is_exec)
-        log_info("container %s: started", s->container->spec->id);
+    if (s->is_exec)
+        return;
+    log_info("container %s: started", s->container->spec->id);
+    if (s->container->termination)
+        termination_follow(s->container->termination, on_termination, s);
 }
 
 /* What the child said: nothing and the end (it is the program), or why it is not. */
@@ -260,6 +336,13 @@ static void on_status(struct loop_source *src, int fd, unsigned events, void *us
     progress(s);
 }
 
+/* From now on a start is told as soon as it is known. */
+static int watch_status(struct stream *s)
+{
+    s->late_start = false;
+    return loop_add_io(s->agent->loop, s->status_fd, LOOP_READ, on_status, s, &s->status_source);
+}
+
 static void open_stream(struct stream *s, const struct tlv_frame *f)
 {
     _cleanup_(error_freep) struct error *err = NULL;
@@ -275,9 +358,8 @@ static void open_stream(struct stream *s, const struct tlv_frame *f)
     if (r == 0) {
         s->state = STREAM_STARTING;
         r = watch_ends(s);
-        if (r == 0)
-            r = loop_add_io(s->agent->loop, s->status_fd, LOOP_READ, on_status, s,
-                            &s->status_source);
+        if (r == 0 && !s->late_start)
+            r = watch_status(s);
         if (r < 0)
             r = error_set(&err, r, "watch the streams");
     }
@@ -287,6 +369,19 @@ static void open_stream(struct stream *s, const struct tlv_frame *f)
 }
 
 /* ---- end */
+
+/* What the process has left in its pipes; their end too, if nothing else holds them. */
+static void read_rest(struct stream *s)
+{
+    s->held_out = close_fd(s->held_out);
+    s->held_err = close_fd(s->held_err);
+    if (s->state != STREAM_RUNNING)
+        return;
+    if (s->out.fd >= 0)
+        read_output(&s->out);
+    if (s->err.fd >= 0)
+        read_output(&s->err);
+}
 
 void stream_process_ended(struct stream *s, int wait_status)
 {
@@ -307,6 +402,7 @@ void stream_process_ended(struct stream *s, int wait_status)
     s->exit.oom_killed = oom;
     s->exited = true;
     loop_timer_set_after_ms(s->timer, LIMIT_EXEC_DRAIN_MS);
+    read_rest(s);
     progress(s);
 }
 
@@ -317,7 +413,8 @@ static void on_timer(struct loop_source *src, void *userdata)
     struct stream *s = userdata;
 
     if (s->state == STREAM_OPENING) {
-        stream_free(s);
+        if (!s->idle || s->agent->n_idle_streams > IDLE_MAX)
+            stream_free(s);
         return;
     }
     if (s->state != STREAM_RUNNING)
@@ -348,17 +445,31 @@ static void on_alone(void *userdata)
         progress(s);
 }
 
+/* To make one and to remove it takes the kernel as long as to start a program: one that is as good as new
+ * is the container's next exec's. */
+static bool pass_on_cgroup(struct stream *s)
+{
+    struct container *k = s->container;
+
+    if (!k || k->state != CONTAINER_RUNNING || k->exec_cgroup || !cgroup_is_clean(s->cgroup))
+        return false;
+    k->exec_cgroup = TAKE(s->cgroup);
+    s->alone = true;
+    return true;
+}
+
 /* EXIT is the last word: first nothing of the exec may be alive. */
 static void finish_if_over(struct stream *s)
 {
     if (s->state != STREAM_RUNNING || !s->exited || s->out.fd >= 0 || s->err.fd >= 0)
         return;
-    if (s->cgroup) {
+    if (s->cgroup && !pass_on_cgroup(s)) {
         loop_timer_set_after_ms(s->timer, LIMIT_EXEC_DRAIN_MS);
         s->reaper = cgroup_reap(s->agent, TAKE(s->cgroup), on_alone, s);
     }
     if (s->is_exec && !s->alone)
         return;
+    last_termination(s);
     queue_message(s, TLV_EXIT, &s->exit.base);
     s->state = STREAM_CLOSING;
 }
@@ -429,6 +540,13 @@ static void take_frames(struct stream *s)
         write_input(s);
 }
 
+/* The first bytes are here: the rest of the frame has a time limit. */
+static void expect_open(struct stream *s)
+{
+    set_idle(s, false);
+    loop_timer_set_after_ms(s->timer, OPEN_DEADLINE_MS);
+}
+
 static void on_connection(struct loop_source *src, int fd, unsigned events, void *userdata)
 {
     struct stream *s = userdata;
@@ -441,6 +559,8 @@ static void on_connection(struct loop_source *src, int fd, unsigned events, void
             s->peer_gone = true;
         else if (n > 0 && tlv_reader_feed(&s->reader, bytes, (size_t)n) < 0)
             s->peer_gone = true;
+        if (s->idle && !s->peer_gone && n > 0)
+            expect_open(s);
     } else if (events & LOOP_HANGUP) {
         s->peer_gone = true;
     }
@@ -452,7 +572,8 @@ static void on_connection(struct loop_source *src, int fd, unsigned events, void
 static void set_events(struct stream *s)
 {
     bool reads = pump_wants_input(&s->pump);
-    bool room = s->state == STREAM_RUNNING && pump_has_room(&s->pump);
+    bool talks = s->state == STREAM_RUNNING || (s->state == STREAM_STARTING && s->late_start);
+    bool room = talks && pump_has_room(&s->pump);
 
     if (s->source)
         (void)loop_io_set(s->source,
@@ -483,13 +604,53 @@ static void drop_connection(struct stream *s)
     s->fd = close_fd(s->fd);
 }
 
+/* Nothing of a process: before the first one, and before each other. */
+static void set_opening(struct stream *s)
+{
+    s->state = STREAM_OPENING;
+    s->container = NULL;
+    s->is_exec = s->tty = s->late_start = s->keep = false;
+    s->status_fd = s->held_out = s->held_err = -EBADF;
+    s->status_source = NULL;
+    s->in = (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDIN};
+    s->out =
+        (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDOUT, .budget = SIZE_MAX};
+    s->err =
+        (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDERR, .budget = SIZE_MAX};
+    s->process = NULL;
+    s->cgroup = NULL;
+    s->reaper = NULL;
+    s->exited = s->drained = s->alone = false;
+    pump_init(&s->pump);
+    set_idle(s, true);
+    loop_timer_set(s->timer, UINT64_MAX);
+    if (s->agent->n_idle_streams > IDLE_MAX)
+        loop_timer_set_after_ms(s->timer, OPEN_DEADLINE_MS);
+}
+
+/* The last frame is sent. */
+static void end_stream(struct stream *s)
+{
+    if (!s->keep || !tlv_reader_is_empty(&s->reader)) {
+        stream_free(s);
+        return;
+    }
+    drop_process(s);
+    set_opening(s);
+    set_events(s);
+}
+
 static void progress(struct stream *s)
 {
     take_frames(s);
     finish_if_over(s);
     send_out(s);
-    if (!must_stay(s) && (s->peer_gone || (s->state == STREAM_CLOSING && s->pump.out.used == 0))) {
+    if (!must_stay(s) && s->peer_gone) {
         stream_free(s);
+        return;
+    }
+    if (!must_stay(s) && s->state == STREAM_CLOSING && s->pump.out.used == 0) {
+        end_stream(s);
         return;
     }
     if (s->peer_gone)
@@ -509,26 +670,21 @@ static void stream_new(struct agent *a, int fd)
         (void)close(fd);
         return;
     }
-    s->agent = a;
-    s->fd = fd;
-    s->status_fd = -EBADF;
-    s->in = (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDIN};
-    s->out =
-        (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDOUT, .budget = SIZE_MAX};
-    s->err =
-        (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDERR, .budget = SIZE_MAX};
-    tlv_reader_init(&s->reader);
-    pump_init(&s->pump);
-    list_append(&a->streams, &s->link);
-    a->n_streams++;
-    r = loop_add_timer(a->loop, on_timer, s, &s->timer);
-    if (r == 0)
-        r = loop_add_io(a->loop, fd, LOOP_READ, on_connection, s, &s->source);
-    if (r < 0) {
-        stream_free(s);
+    if (loop_add_timer(a->loop, on_timer, s, &s->timer) < 0) {
+        (void)close(fd);
+        free(s);
         return;
     }
-    loop_timer_set_after_ms(s->timer, OPEN_DEADLINE_MS);
+    s->agent = a;
+    s->fd = fd;
+    tlv_reader_init(&s->reader);
+    list_init(&s->container_link);
+    list_append(&a->streams, &s->link);
+    a->n_streams++;
+    set_opening(s);
+    r = loop_add_io(a->loop, fd, LOOP_READ, on_connection, s, &s->source);
+    if (r < 0)
+        stream_free(s);
 }
 
 static void on_listen(struct loop_source *src, int fd, unsigned events, void *userdata)

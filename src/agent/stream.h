@@ -9,7 +9,7 @@
 #include "wire/tlv.h"
 
 enum stream_state {
-    STREAM_OPENING,  /* the peer has not said yet what it wants */
+    STREAM_OPENING,  /* the peer has not said yet what it wants; one that keeps comes back to it */
     STREAM_STARTING, /* the child was made; not known yet if it became the program */
     STREAM_RUNNING,  /* StreamStarted was queued; also while output drains after the end */
     STREAM_CLOSING,  /* EXIT or ERROR was queued: send what is left, close */
@@ -30,9 +30,12 @@ struct stream {
     struct agent *agent;
     struct container *container; /* borrowed; NULL: none yet, or it was removed */
     enum stream_state state;
+    bool idle; /* opening, and not a byte came: it may stay so while few are */
+    bool keep; /* after EXIT the peer opens the next one on this connection */
     bool is_exec;
     bool tty;
-    bool peer_gone; /* only a container's start goes on then; its output is discarded */
+    bool late_start; /* an exec's start is told with its first output or its end */
+    bool peer_gone;  /* only a container's start goes on then; its output is discarded */
 
     int fd; /* owned: the connection */
     struct loop_source *source;
@@ -41,6 +44,9 @@ struct stream {
     struct pump pump;
 
     struct stream_end in, out, err;
+    /* owned: the child's ends of an exec's pipes, until it is reaped: so its end wakes the agent once
+     * instead of once per pipe and once for itself */
+    int held_out, held_err;
     int status_fd; /* owned */
     struct loop_source *status_source;
     struct process *process; /* until reaped */

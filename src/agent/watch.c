@@ -28,7 +28,7 @@ static void on_inotify(struct loop_source *s, int fd, unsigned events, void *use
         memcpy(&e, bytes + at, sizeof(e));
         at += sizeof(e) + e.len;
         /* IN_IGNORED: the file is gone, which is a change too */
-        w = e.mask & (IN_MODIFY | IN_IGNORED) ? find(a, e.wd) : NULL;
+        w = e.mask & (IN_MODIFY | IN_UNMOUNT | IN_IGNORED) ? find(a, e.wd) : NULL;
         if (w)
             w->fn(w, w->userdata);
     }
@@ -42,8 +42,8 @@ int watch_start(struct agent *a)
     return loop_add_io(a->loop, a->watch_fd, LOOP_READ, on_inotify, a, &a->watch_source);
 }
 
-int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void *), void *userdata,
-              struct watch **ret)
+static int watch_for(struct agent *a, const char *path, uint32_t mask,
+                     void (*fn)(struct watch *, void *), void *userdata, struct watch **ret)
 {
     struct watch *w = calloc(1, sizeof(*w));
 
@@ -52,7 +52,7 @@ int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void
     w->agent = a;
     w->fn = fn;
     w->userdata = userdata;
-    w->wd = inotify_add_watch(a->watch_fd, path, IN_MODIFY);
+    w->wd = inotify_add_watch(a->watch_fd, path, mask);
     if (w->wd < 0) {
         int r = -errno;
         free(w);
@@ -61,6 +61,19 @@ int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void
     list_append(&a->watches, &w->link);
     *ret = w;
     return 0;
+}
+
+int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void *), void *userdata,
+              struct watch **ret)
+{
+    return watch_for(a, path, IN_MODIFY, fn, userdata, ret);
+}
+
+int watch_new_end(struct agent *a, const char *path, void (*fn)(struct watch *, void *),
+                  void *userdata, struct watch **ret)
+{
+    /* IN_UNMOUNT comes unasked; the mask must have something that never happens there */
+    return watch_for(a, path, IN_MOVE_SELF | IN_ONLYDIR, fn, userdata, ret);
 }
 
 void watch_free(struct watch *w)

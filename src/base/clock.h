@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two clocks. Deadlines use the monotonic one; only times shown to people or kubelet are real. */
+/* The clocks. Deadlines use the monotonic one; only times shown to people or kubelet are real. */
 #pragma once
 
 #include <stdint.h>
 
 /* CLOCK_MONOTONIC, nanoseconds. */
 uint64_t clock_mono_ns(void);
+/* CLOCK_BOOTTIME, nanoseconds: in a guest, since its kernel began to keep time. */
+uint64_t clock_boot_ns(void);
 /* CLOCK_REALTIME, nanoseconds since the epoch; 0 if the clock stands before it. */
 uint64_t clock_real_ns(void);
 

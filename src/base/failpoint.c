@@ -4,7 +4,9 @@
 #ifdef NEXUS_FAILPOINTS
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,12 +20,12 @@ struct point {
     char name[64];
     char action[48];
     unsigned from, to; /* passes on which it acts */
-    unsigned passes;
+    atomic_uint passes;
 };
 
 static struct point points[POINTS_MAX];
 static unsigned point_count;
-static int parsed;
+static pthread_once_t parsed = PTHREAD_ONCE_INIT; /* threads may share a point */
 
 static const struct {
     const char *name;
@@ -67,7 +69,6 @@ static void parse_all(void)
     _cleanup_(freep) char *copy = NULL;
     char *rest, *spec;
 
-    parsed = 1;
     if (!env)
         return;
     rest = copy = str_dup(env);
@@ -106,14 +107,13 @@ static int act(const char *action)
 
 int failpoint_hit(const char *name)
 {
-    if (!parsed)
-        parse_all();
+    (void)pthread_once(&parsed, parse_all);
     for (unsigned i = 0; i < point_count; i++) {
         struct point *p = &points[i];
         if (strcmp(p->name, name) != 0)
             continue;
-        p->passes++;
-        if (p->passes >= p->from && p->passes <= p->to)
+        unsigned pass = atomic_fetch_add(&p->passes, 1) + 1; /* threads may share a point */
+        if (pass >= p->from && pass <= p->to)
             return act(p->action);
     }
     return 0;

@@ -30,16 +30,33 @@ int file_open_beneath(int dirfd, const char *path, int flags, mode_t mode)
     return fd < 0 ? -errno : (int)fd;
 }
 
+/* How much to ask for first: the whole file and its end in one read, where its size is told. */
+static size_t first_read(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= 0)
+        return 4096; /* of the kernel's own files too */
+    return st.st_size < 65536 ? (size_t)st.st_size + 1 : 65536;
+}
+
 int fd_read_all(int fd, size_t max, char **ret, size_t *ret_len)
 {
+    size_t step = first_read(fd);
     struct buf b;
 
     buf_init(&b, max + 1); /* one more byte tells "exactly max" from "more" */
     for (;;) {
-        size_t room = b.max - b.used < 65536 ? b.max - b.used : 65536;
-        uint8_t *p = room ? buf_reserve(&b, room) : NULL;
+        size_t left = b.max - b.used, room = b.size - b.used;
+        uint8_t *p;
         ssize_t n;
 
+        if (room == 0)
+            room = step;
+        if (room > left)
+            room = left;
+        step = 65536;
+        p = room ? buf_reserve(&b, room) : NULL;
         if (!p) {
             buf_done(&b);
             return room ? -ENOMEM : -EFBIG;
@@ -94,13 +111,15 @@ int write_full(int fd, const void *bytes, size_t len)
     return 0;
 }
 
-ssize_t read_full(int fd, void *bytes, size_t len)
+/* From the file position, or (offset given) from there. */
+static ssize_t read_until_full(int fd, void *bytes, size_t len, const uint64_t *offset)
 {
     uint8_t *p = bytes;
     size_t done = 0;
 
     while (done < len) {
-        ssize_t n = read(fd, p + done, len - done);
+        ssize_t n = offset ? pread(fd, p + done, len - done, (off_t)(*offset + done))
+                           : read(fd, p + done, len - done);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -112,22 +131,14 @@ ssize_t read_full(int fd, void *bytes, size_t len)
     return (ssize_t)done;
 }
 
+ssize_t read_full(int fd, void *bytes, size_t len)
+{
+    return read_until_full(fd, bytes, len, NULL);
+}
+
 ssize_t pread_full(int fd, void *bytes, size_t len, uint64_t offset)
 {
-    uint8_t *p = bytes;
-    size_t done = 0;
-
-    while (done < len) {
-        ssize_t n = pread(fd, p + done, len - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (size_t)n;
-    }
-    return (ssize_t)done;
+    return read_until_full(fd, bytes, len, &offset);
 }
 
 int file_write_atomic(int dirfd, const char *name, const void *bytes, size_t len, mode_t mode,

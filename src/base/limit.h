@@ -24,6 +24,7 @@
 #define LIMIT_TLV_MESSAGE_BYTES (1U << 20)
 #define LIMIT_TLV_DATA_BYTES 4096
 #define LIMIT_TLV_QUEUE_FRAMES 64
+#define LIMIT_TERMINATION_BYTES 4096 /* the end of a termination log: kubelet reads no more */
 #define LIMIT_TLV_STRING_BYTES (64U << 10)
 #define LIMIT_AGENT_REQUESTS 256            /* outstanding per pod */
 #define LIMIT_AGENT_FRAME_BYTES (16U << 10) /* from the agent on its control connection */
@@ -61,6 +62,21 @@
 #define LIMIT_PULL_REDIRECTS 5
 #define LIMIT_PULL_TOKEN_BYTES (64U << 10)
 #define LIMIT_REFERENCE_BYTES 4096
+
+/* mapped volumes (src/volume): one volume of a container */
+#define LIMIT_VOLUME_NODES 4096 /* files and directories */
+#define LIMIT_VOLUME_LINKS 4224 /* symlinks: kubelet makes one per visible name */
+#define LIMIT_VOLUME_DEPTH 16   /* directories below each other */
+#define LIMIT_VOLUME_PATH_BYTES 3840
+#define LIMIT_VOLUME_NAME_BYTES 255
+#define LIMIT_VOLUME_BYTES (64ULL << 20) /* of file data; kubelet allows 1 MiB per Secret */
+#define LIMIT_VOLUME_XATTR_BYTES (1U << 20)
+#define LIMIT_VOLUME_TRIES 8 /* readings of a volume that changes meanwhile */
+/* all volumes that one region holds */
+#define LIMIT_VOLUME_BUNDLE_PARTS 256
+#define LIMIT_VOLUME_BUNDLE_BYTES (256ULL << 20)
+#define LIMIT_VOLUME_BUNDLE_TREE_BYTES (64U << 20) /* memory while metadata is built */
+#define LIMIT_VOLUME_BUNDLE_INODES 65536
 
 /* logs */
 #define LIMIT_LOG_CHUNK_BYTES (16U << 10)

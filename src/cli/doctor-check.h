@@ -33,5 +33,8 @@ struct doctor_check {
 /* In the order they are told; NULL name ends. */
 extern const struct doctor_check doctor_checks[];
 
+typedef void (*doctor_tell_fn)(void *userdata, const struct finding *f);
+/* Reads every file of every image; a finding for each that is damaged, or one that none is. */
+void doctor_check_images(const struct doctor *d, doctor_tell_fn tell, void *userdata);
 /* Boots a microVM with the configured monitor, kernel and initramfs, up to its agent's hello. */
 void doctor_check_boot(const struct doctor *d, struct finding *f);

@@ -9,7 +9,7 @@
 #include "cli/json.h"
 
 static const char *arg_config;
-static bool arg_boot;
+static bool arg_boot, arg_images;
 
 static const char *const result_names[] = {"ok", "warning", "problem"};
 
@@ -35,6 +35,11 @@ static void tell(struct tally *t, const char *name, const struct finding *f)
         printf("%18s → %s\n", "", f->advice);
 }
 
+static void tell_image(void *userdata, const struct finding *f)
+{
+    tell(userdata, "images", f);
+}
+
 static int run_doctor(struct cli *cli, int argc, char **argv)
 {
     _cleanup_(config_done) struct config config;
@@ -56,6 +61,10 @@ static int run_doctor(struct cli *cli, int argc, char **argv)
         doctor_checks[i].run(&d, &f);
         tell(&t, doctor_checks[i].name, &f);
     }
+    if (arg_images) {
+        (void)fflush(stdout);
+        doctor_check_images(&d, tell_image, &t);
+    }
     if (arg_boot) {
         struct finding f = {0};
         (void)fflush(stdout);
@@ -75,6 +84,8 @@ static int run_doctor(struct cli *cli, int argc, char **argv)
 static const struct cli_option options[] = {
     {0, "config", "FILE", "nexusd's configuration (default " CONFIG_DEFAULT_PATH ")", OPTION_STRING,
      &arg_config},
+    {0, "images", NULL, "also read every file of every image and compare it with its digest",
+     OPTION_FLAG, &arg_images},
     {0, "boot", NULL, "also boot a microVM up to its agent", OPTION_FLAG, &arg_boot},
     {0},
 };

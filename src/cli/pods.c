@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nexus pods: the sandboxes, each a microVM. */
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "cli/command.h"
 #include "cli/json.h"
+#include "cli/pod-memory.h"
 #include "cli/table.h"
 #include "gen/cri/cri.pb-c.h"
 
-static bool arg_ready, arg_quiet;
+static bool arg_ready, arg_quiet, arg_memory;
 
 static void print_table(const Runtime__V1__ListPodSandboxResponse *list)
 {
@@ -35,6 +38,120 @@ static void print_table(const Runtime__V1__ListPodSandboxResponse *list)
     table_print(t);
 }
 
+/* ---- memory */
+
+/* The pid that the pod's verbose status names; 0: no VM runs, or the server is another one. */
+static int find_process(struct cli *cli, char *id, pid_t *ret, struct error **err)
+{
+    Runtime__V1__PodSandboxStatusRequest rq = RUNTIME__V1__POD_SANDBOX_STATUS_REQUEST__INIT;
+    ANSWER(Runtime__V1__PodSandboxStatusResponse, answer);
+    int r;
+
+    *ret = 0;
+    rq.pod_sandbox_id = id;
+    rq.verbose = true;
+    r = cli_call(cli, "RuntimeService/PodSandboxStatus", &rq.base,
+                 &runtime__v1__pod_sandbox_status_response__descriptor, CLI_TIMEOUT_MS,
+                 ANSWER_AT(answer), err);
+    if (r == -ENOENT) /* removed meanwhile */
+        return 0;
+    for (size_t i = 0; r == 0 && i < answer->n_info; i++) {
+        json_t *info = json_loads(answer->info[i]->value, 0, NULL);
+        json_int_t pid = json_integer_value(json_object_get(info, "pid"));
+
+        if (strcmp(answer->info[i]->key, "info") == 0 && pid > 1 && pid <= INT32_MAX)
+            *ret = (pid_t)pid;
+        json_decref(info);
+    }
+    return r;
+}
+
+/* *ret_there false: the pod has no VM. */
+static int memory_of(struct cli *cli, char *id, struct pod_memory *ret, bool *ret_there,
+                     struct error **err)
+{
+    pid_t pid;
+    int r = find_process(cli, id, &pid, err);
+
+    *ret_there = false;
+    if (r < 0 || pid == 0)
+        return r;
+    r = pod_memory_read(pid, id, ret, err);
+    if (r == -ESRCH) {
+        error_free(TAKE(*err));
+        return 0;
+    }
+    *ret_there = r == 0;
+    return r;
+}
+
+static json_t *memory_to_json(const struct pod_memory *m)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "guestRssBytes", (json_int_t)m->guest_rss,
+                     "vmmPrivateBytes", (json_int_t)m->vmm_private, "regionMappedBytes",
+                     (json_int_t)m->region_mapped, "regionResidentBytes",
+                     (json_int_t)m->region_resident, "regionShareBytes",
+                     (json_int_t)m->region_share, "totalBytes", (json_int_t)pod_memory_total(m));
+}
+
+static void add_memory(struct table *t, const struct pod_memory *m)
+{
+    const uint64_t cells[] = {m->guest_rss, m->vmm_private, m->region_mapped, m->region_share,
+                              pod_memory_total(m)};
+    char text[HUMAN_SIZE];
+
+    for (size_t i = 0; i < ARRAY_SIZE(cells); i++)
+        table_add(t, human_bytes(cells[i], text));
+}
+
+static void add_no_memory(struct table *t)
+{
+    for (int i = 0; i < 5; i++)
+        table_add(t, "-");
+}
+
+static int show_memory(struct cli *cli, const Runtime__V1__ListPodSandboxResponse *list)
+{
+    static const char *const headings[] = {"POD",     "NAME",  "GUEST RSS", "VMM PRIVATE",
+                                           "REGIONS", "SHARE", "TOTAL",     NULL};
+    _cleanup_(table_freep) struct table *t = table_new(headings);
+    json_t *doc = json_from_message(&list->base), *items = json_object_get(doc, "items");
+    struct pod_memory sum = {0};
+    char text[HUMAN_SIZE];
+
+    for (size_t i = 0; i < list->n_items; i++) {
+        const Runtime__V1__PodSandbox *p = list->items[i];
+        _cleanup_(error_freep) struct error *err = NULL;
+        struct pod_memory m = {0};
+        bool there;
+        int r = memory_of(cli, p->id, &m, &there, &err);
+
+        if (r < 0) {
+            json_decref(doc);
+            return cli_fail(r, err, "pod %s", human_id(p->id, text));
+        }
+        pod_memory_add(&sum, &m);
+        (void)json_object_set_new(json_array_get(items, i), "memory",
+                                  there ? memory_to_json(&m) : json_null());
+        table_add(t, human_id(p->id, text));
+        table_add(t, p->metadata ? p->metadata->name : "");
+        if (there)
+            add_memory(t, &m);
+        else
+            add_no_memory(t);
+    }
+    if (cli->json) {
+        (void)json_object_set_new(doc, "memory", memory_to_json(&sum));
+        return json_print(doc);
+    }
+    json_decref(doc);
+    table_add(t, "");
+    table_add(t, "sum");
+    add_memory(t, &sum);
+    table_print(t);
+    return CLI_OK;
+}
+
 static int run_pods(struct cli *cli, int argc, char **argv)
 {
     Runtime__V1__ListPodSandboxRequest rq = RUNTIME__V1__LIST_POD_SANDBOX_REQUEST__INIT;
@@ -54,6 +171,8 @@ static int run_pods(struct cli *cli, int argc, char **argv)
                  ANSWER_AT(list), &err);
     if (r < 0)
         return cli_fail(r, err, "cannot list pods");
+    if (arg_memory && !arg_quiet)
+        return show_memory(cli, list);
     if (cli->json)
         return json_print(json_from_message(&list->base));
     if (arg_quiet)
@@ -67,6 +186,7 @@ static int run_pods(struct cli *cli, int argc, char **argv)
 static const struct cli_option options[] = {
     {'r', "ready", NULL, "only those that are ready", OPTION_FLAG, &arg_ready},
     {'q', "quiet", NULL, "ids alone, in full", OPTION_FLAG, &arg_quiet},
+    {'m', "memory", NULL, "what each costs in memory (as root)", OPTION_FLAG, &arg_memory},
     {0},
 };
 
@@ -74,6 +194,11 @@ const struct command command_pods = {
     .name = "pods",
     .synopsis = "",
     .summary = "List pods.",
+    .description =
+        "With --memory: the guest's RAM as far as it is used, what nexus-vmm has for itself, the\n"
+        "images and volumes mapped into the guest, and the pod's share of those in the page\n"
+        "cache, where each page is divided by the number of pods that have it. The total is\n"
+        "RAM, nexus-vmm and share.",
     .options = options,
     .lists = true,
     .run = run_pods,

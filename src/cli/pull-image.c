@@ -17,9 +17,10 @@
 
 static const char *phase_text(int phase)
 {
-    static const char *const texts[] = {"resolving", "downloading", "finishing", "done"};
+    static const char *const texts[] = {"resolving", "downloading", "finishing", "done",
+                                        "verifying"};
 
-    return phase >= 0 && phase < 4 ? texts[phase] : "pulling";
+    return phase >= 0 && phase < (int)ARRAY_SIZE(texts) ? texts[phase] : "pulling";
 }
 
 /* One line; bar may be NULL. */

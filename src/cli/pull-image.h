@@ -22,7 +22,8 @@ struct progress {
     int phase;         /* plain lines: last phase told; -1: none */
     bool dirty;        /* a terminal line is unfinished */
 };
-/* The text to print now (with its \r or \n), or "" for nothing. phase: of nexus.v1.PullProgress. out has
+/* The text to print now (with its \r or \n), or "" for nothing. phase: of nexus.v1.PullProgress,
+ * or 4: verifying. out has
  * 256 bytes. columns: width of the terminal. */
 void progress_format(struct progress *p, int phase, uint64_t done, uint64_t total, unsigned columns,
                      char out[256]);

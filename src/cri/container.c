@@ -8,6 +8,7 @@
 #include "cri/convert.h"
 #include "cri/cri-internal.h"
 #include "cri/validate.h"
+#include "pod/volume-info.h"
 
 #define TIMEOUT_S_MAX (INT64_C(1) << 32)
 
@@ -41,34 +42,13 @@ void cri_create_container(struct grpc_call *call, const ProtobufCMessage *m, voi
         rpc_fail(call, r, &err);
 }
 
-static void reply_start(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__StartContainerResponse out = RUNTIME__V1__START_CONTAINER_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
-}
-
 void cri_start_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__StartContainerRequest *req = (const void *)m;
-    struct cri *cri = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_start);
-    int r;
 
-    if (!rpc)
-        return;
-    r = node_start_container(cri->node, req->container_id, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
-}
-
-static void reply_stop(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__StopContainerResponse out = RUNTIME__V1__STOP_CONTAINER_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
+    rpc_by_id(ud, call, node_start_container, req->container_id,
+              &runtime__v1__start_container_response__descriptor);
 }
 
 void cri_stop_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
@@ -77,7 +57,7 @@ void cri_stop_container(struct grpc_call *call, const ProtobufCMessage *m, void 
     const Runtime__V1__StopContainerRequest *req = (const void *)m;
     struct cri *cri = ud;
     _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_stop);
+    struct rpc *rpc = rpc_new_empty(cri, call, &runtime__v1__stop_container_response__descriptor);
     int r;
 
     if (!rpc)
@@ -92,50 +72,22 @@ void cri_stop_container(struct grpc_call *call, const ProtobufCMessage *m, void 
         rpc_fail(call, r, &err);
 }
 
-static void reply_remove(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__RemoveContainerResponse out = RUNTIME__V1__REMOVE_CONTAINER_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
-}
-
 void cri_remove_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__RemoveContainerRequest *req = (const void *)m;
-    struct cri *cri = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_remove);
-    int r;
 
-    if (!rpc)
-        return;
-    r = node_remove_container(cri->node, req->container_id, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
-}
-
-static void reply_reopen(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__ReopenContainerLogResponse out = RUNTIME__V1__REOPEN_CONTAINER_LOG_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
+    rpc_by_id(ud, call, node_remove_container, req->container_id,
+              &runtime__v1__remove_container_response__descriptor);
 }
 
 void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__ReopenContainerLogRequest *req = (const void *)m;
-    struct cri *cri = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_reopen);
-    int r;
 
-    if (!rpc)
-        return;
-    r = node_reopen_log(cri->node, req->container_id, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
+    rpc_by_id(ud, call, node_reopen_log, req->container_id,
+              &runtime__v1__reopen_container_log_response__descriptor);
 }
 
 static char *verbose_info(struct arena *a, const struct container *c)
@@ -143,8 +95,13 @@ static char *verbose_info(struct arena *a, const struct container *c)
     json_t *doc = json_pack("{s:s, s:s, s:i, s:s?}", "state", container_state_name(c->state),
                             "sandboxID", c->sandbox->id, "exitSignal", (int)c->status.exit_signal,
                             "netns", c->sandbox->status.netns_path);
-    _cleanup_(freep) char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
-    char *copy = text ? arena_strdup(a, text) : NULL;
+    _cleanup_(freep) char *text = NULL;
+    char *copy;
+
+    if (doc)
+        (void)json_object_set_new(doc, "volumes", container_volumes_info(c));
+    text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
+    copy = text ? arena_strdup(a, text) : NULL;
 
     json_decref(doc);
     return copy;

@@ -22,6 +22,8 @@ struct rpc {
     struct waiter *waiter; /* one of these is set */
     struct vmm_exec *exec;
     struct image_pull_call *pull;
+    const ProtobufCMessageDescriptor *empty; /* with rpc_by_id */
+    struct image_write *removal;
     /* Answers a success; id is the waiter's. */
     void (*reply)(struct rpc *rpc, const char *id);
 };
@@ -30,6 +32,14 @@ struct rpc *rpc_new(struct cri *cri, struct grpc_call *call,
                     void (*reply)(struct rpc *rpc, const char *id));
 /* The waiter function of all operations: fails the call or calls reply. */
 void rpc_done(void *userdata, int r, const struct error *err, const char *id);
+/* A whole call: operation on the object id, and an answer without fields, of type response. */
+typedef int (*rpc_operation)(struct node *n, const char *id, waiter_fn fn, void *userdata,
+                             struct waiter **ret, struct error **err);
+void rpc_by_id(struct cri *cri, struct grpc_call *call, rpc_operation operation, const char *id,
+               const ProtobufCMessageDescriptor *response);
+/* For those with more arguments. NULL: the call was answered. */
+struct rpc *rpc_new_empty(struct cri *cri, struct grpc_call *call,
+                          const ProtobufCMessageDescriptor *response);
 /* An operation that could not begin. */
 void rpc_fail(struct grpc_call *call, int r, struct error **err);
 /* A log line's fields for the duration of a handler. */

@@ -139,23 +139,37 @@ void cri_pull_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
         rpc_fail(call, r, &err);
 }
 
+static void on_removed(int r, const struct error *err, void *userdata)
+{
+    struct rpc *rpc = userdata;
+    Runtime__V1__RemoveImageResponse out = RUNTIME__V1__REMOVE_IMAGE_RESPONSE__INIT;
+
+    rpc->removal = NULL;
+    if (r < 0)
+        grpc_call_fail_error(rpc->call, r, err);
+    else
+        grpc_call_reply(rpc->call, &out.base);
+}
+
 void cri_remove_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__RemoveImageRequest *req = (const void *)m;
     struct cri *cri = ud;
     _cleanup_(error_freep) struct error *err = NULL;
-    Runtime__V1__RemoveImageResponse out = RUNTIME__V1__REMOVE_IMAGE_RESPONSE__INIT;
+    struct rpc *rpc = rpc_new(cri, call, NULL);
     int r;
 
+    if (!rpc)
+        return;
     if (spec_image(req->image)[0])
-        r = image_remove(cri->images, req->image->image, &err);
+        r = image_remove(cri->images, req->image->image, on_removed, rpc, &rpc->removal, &err);
     else
         r = error_set(&err, -EINVAL, "the request names no image");
     if (r < 0)
         rpc_fail(call, r, &err);
-    else
-        grpc_call_reply(call, &out.base);
+    else if (r == 0) /* there is none */
+        on_removed(0, NULL, rpc);
 }
 
 void cri_image_fs_info(struct grpc_call *call, const ProtobufCMessage *m, void *ud)

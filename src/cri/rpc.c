@@ -32,6 +32,7 @@ static void on_cancel(struct grpc_call *call, void *userdata)
     vmm_exec_cancel(rpc->exec);
     if (rpc->pull)
         image_pull_cancel(rpc->pull);
+    image_remove_forget(rpc->removal);
 }
 
 struct rpc *rpc_new(struct cri *cri, struct grpc_call *call,
@@ -59,6 +60,42 @@ void rpc_done(void *userdata, int r, const struct error *err, const char *id)
         grpc_call_fail_error(rpc->call, r, err);
     else
         rpc->reply(rpc, id);
+}
+
+static void reply_empty(struct rpc *rpc, const char *id)
+{
+    ProtobufCMessage *out = arena_alloc(grpc_call_arena(rpc->call), rpc->empty->sizeof_message);
+
+    if (!out) {
+        rpc_no_memory(rpc->call);
+        return;
+    }
+    protobuf_c_message_init(rpc->empty, out);
+    grpc_call_reply(rpc->call, out);
+}
+
+struct rpc *rpc_new_empty(struct cri *cri, struct grpc_call *call,
+                          const ProtobufCMessageDescriptor *response)
+{
+    struct rpc *rpc = rpc_new(cri, call, reply_empty);
+
+    if (rpc)
+        rpc->empty = response;
+    return rpc;
+}
+
+void rpc_by_id(struct cri *cri, struct grpc_call *call, rpc_operation operation, const char *id,
+               const ProtobufCMessageDescriptor *response)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct rpc *rpc = rpc_new_empty(cri, call, response);
+    int r;
+
+    if (!rpc)
+        return;
+    r = operation(cri->node, id, rpc_done, rpc, &rpc->waiter, &err);
+    if (r < 0)
+        rpc_fail(call, r, &err);
 }
 
 int cri_new(const struct cri_config *config, struct node *node, struct image_store *images,

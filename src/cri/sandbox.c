@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "cri/convert.h"
 #include "cri/cri-internal.h"
+#include "pod/volume-info.h"
 
 static void reply_run(struct rpc *rpc, const char *id)
 {
@@ -34,50 +35,22 @@ void cri_run_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, void
         rpc_fail(call, r, &err);
 }
 
-static void reply_stop(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__StopPodSandboxResponse out = RUNTIME__V1__STOP_POD_SANDBOX_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
-}
-
 void cri_stop_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__StopPodSandboxRequest *req = (const void *)m;
-    struct cri *cri = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_stop);
-    int r;
 
-    if (!rpc)
-        return;
-    r = node_stop_sandbox(cri->node, req->pod_sandbox_id, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
-}
-
-static void reply_remove(struct rpc *rpc, const char *id)
-{
-    Runtime__V1__RemovePodSandboxResponse out = RUNTIME__V1__REMOVE_POD_SANDBOX_RESPONSE__INIT;
-
-    grpc_call_reply(rpc->call, &out.base);
+    rpc_by_id(ud, call, node_stop_sandbox, req->pod_sandbox_id,
+              &runtime__v1__stop_pod_sandbox_response__descriptor);
 }
 
 void cri_remove_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
     const Runtime__V1__RemovePodSandboxRequest *req = (const void *)m;
-    struct cri *cri = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply_remove);
-    int r;
 
-    if (!rpc)
-        return;
-    r = node_remove_sandbox(cri->node, req->pod_sandbox_id, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
+    rpc_by_id(ud, call, node_remove_sandbox, req->pod_sandbox_id,
+              &runtime__v1__remove_pod_sandbox_response__descriptor);
 }
 
 /* ---- reading */
@@ -96,17 +69,18 @@ static char *verbose_info(struct arena *a, const struct sandbox *s)
 
     if (doc && s->process.pidfd >= 0)
         (void)json_object_set_new(doc, "pid", json_integer(s->process.pid));
+    if (doc)
+        (void)json_object_set_new(doc, "regions", sandbox_regions_info(s));
+    if (doc)
+        (void)json_object_set_new(doc, "deniedWrites", json_integer((json_int_t)s->denied_writes));
     text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     copy = text ? arena_strdup(a, text) : NULL;
     json_decref(doc);
     return copy;
 }
 
-void cri_pod_sandbox_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+static void reply_status(struct cri *cri, struct grpc_call *call, const char *id, bool verbose)
 {
-    RPC_SCOPE(call);
-    const Runtime__V1__PodSandboxStatusRequest *req = (const void *)m;
-    struct cri *cri = ud;
     struct arena *a = grpc_call_arena(call);
     _cleanup_(error_freep) struct error *err = NULL;
     Runtime__V1__PodSandboxStatusResponse out = RUNTIME__V1__POD_SANDBOX_STATUS_RESPONSE__INIT;
@@ -114,25 +88,52 @@ void cri_pod_sandbox_status(struct grpc_call *call, const ProtobufCMessage *m, v
         RUNTIME__V1__POD_SANDBOX_STATUS_RESPONSE__INFO_ENTRY__INIT;
     Runtime__V1__PodSandboxStatusResponse__InfoEntry *info_list[1] = {&info};
     struct sandbox *s = NULL;
-    int r = node_find_sandbox(cri->node, req->pod_sandbox_id, &s, &err);
+    int r = node_find_sandbox(cri->node, id, &s, &err);
 
     if (r >= 0 && !sandbox_is_listed(s))
-        r = error_set(&err, -ENOENT, "no sandbox %s", req->pod_sandbox_id);
+        r = error_set(&err, -ENOENT, "no sandbox %s", id);
     if (r < 0) {
         rpc_fail(call, r, &err);
         return;
     }
     out.status = sandbox_status_to_cri(a, s);
-    if (req->verbose) {
+    if (verbose) {
         info.key = text_of("info");
         info.value = verbose_info(a, s);
         out.info = info_list;
         out.n_info = 1;
     }
-    if (out.status && (!req->verbose || info.value))
+    if (out.status && (!verbose || info.value))
         grpc_call_reply(call, &out.base);
     else
         rpc_no_memory(call);
+}
+
+static void reply_verbose(struct rpc *rpc, const char *id)
+{
+    reply_status(rpc->cri, rpc->call, id, true);
+}
+
+/* The short answer comes from memory; the long one has counters that only the VM knows. */
+void cri_pod_sandbox_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    RPC_SCOPE(call);
+    const Runtime__V1__PodSandboxStatusRequest *req = (const void *)m;
+    struct cri *cri = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct rpc *rpc;
+    int r;
+
+    if (!req->verbose) {
+        reply_status(cri, call, req->pod_sandbox_id, false);
+        return;
+    }
+    rpc = rpc_new(cri, call, reply_verbose);
+    if (!rpc)
+        return;
+    r = node_refresh_sandbox(cri->node, req->pod_sandbox_id, rpc_done, rpc, &rpc->waiter, &err);
+    if (r < 0)
+        rpc_fail(call, r, &err);
 }
 
 /* Filters come as maps of one layout; see convert.h. */

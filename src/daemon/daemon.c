@@ -20,17 +20,21 @@
 #include "base/str.h"
 #include "cri/cri.h"
 #include "daemon/journal.h"
+#include "daemon/resident.h"
 #include "grpc/server.h"
 #include "image/image-store.h"
 #include "pod/node.h"
+#include "store/store.h"
 
 #define STOP_PATIENCE_US (2ULL * 1000 * 1000)
+#define DRAIN_PATIENCE_MS 10000 /* for records that are still to be written */
 #define NOFILE_WANTED 1048576
 
 struct nexusd {
     const struct config *config;
     sd_event *event;
     int lock_fd;
+    struct store_queue *disk; /* writes all records */
     struct image_store *images;
     struct node *node;
     struct cri *cri;
@@ -133,6 +137,7 @@ static int open_images(struct nexusd *d, struct error **err)
 {
     const struct config *c = d->config;
     const struct image_config config = {
+        .queue = d->disk,
         .root = c->images_dir,
         .pull_helper = c->images_pull_program,
         .registries = c->registries,
@@ -149,6 +154,7 @@ static int open_node(struct nexusd *d, struct error **err)
     const struct node_config config = {
         .state_dir = c->state_dir,
         .run_dir = c->run_dir,
+        .store_queue = d->disk,
         .netns_dir = c->network_netns_dir,
         .boot_id_path = c->boot_id_file,
         .vmm_path = c->vm_program,
@@ -170,6 +176,8 @@ static int open_node(struct nexusd *d, struct error **err)
         .cni_bin_dirs = c->network_bin_dirs,
         .cni_timeout_ms = (unsigned)c->network_timeout_ms,
         .cgroup_root = c->cgroup_root,
+        .volume_roots = {.kubelet_root = c->mapper_kubelet_root, .listed = c->mapper_directories},
+        .volume_data = (enum volume_data)volume_data_parse(c->mapper_data),
     };
 
     return node_new(d->event, &config, d->images, &d->node, err);
@@ -217,6 +225,7 @@ static void on_recovered(void *userdata)
 {
     struct nexusd *d = userdata;
 
+    resident_forget_startup();
     log_notice("serving on %s", d->config->listen);
     (void)sd_notify(0, "READY=1\nSTATUS=Serving CRI");
 }
@@ -247,6 +256,8 @@ static int start(struct nexusd *d, struct error **err)
     (void)sd_event_set_watchdog(d->event, 1);
     r = set_up_signals(d, err);
     if (r >= 0)
+        r = store_queue_new(d->event, &d->disk, err);
+    if (r >= 0)
         r = open_images(d, err);
     if (r >= 0)
         r = open_node(d, err);
@@ -263,6 +274,9 @@ static void stop(struct nexusd *d)
     cri_free(d->cri);
     node_free(d->node);
     image_store_close(d->images);
+    if (d->disk && store_queue_drain(d->disk, DRAIN_PATIENCE_MS) < 0)
+        log_error("the disk did not take every record: the next start finds the older ones");
+    store_queue_free(d->disk);
     sd_event_unref(d->event);
     (void)close_fd(d->lock_fd);
 }

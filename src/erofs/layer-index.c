@@ -20,8 +20,9 @@ struct header {
     le64 unpacked_bytes;
     le64 compressed_bytes;
     char diff_id[64];
-    le32 header_checksum; /* of the bytes before it */
+    char data_sha256[64];
     uint8_t reserved[4];
+    le32 header_checksum; /* of the bytes before it: all of them */
 };
 static_assert(sizeof(struct header) == LAYER_INDEX_HEADER, "header");
 
@@ -92,17 +93,15 @@ void layer_index_header(const struct layer_info *info, uint8_t out[LAYER_INDEX_H
 
     memcpy(h.magic, magic, sizeof(magic));
     memcpy(h.diff_id, info->diff_id, sizeof(h.diff_id));
+    memcpy(h.data_sha256, info->data_sha256, sizeof(h.data_sha256));
     h.header_checksum = le32_of(~crc32c_update(~0U, &h, offsetof(struct header, header_checksum)));
     memcpy(out, &h, sizeof(h));
 }
 
-int layer_index_open(const uint8_t *bytes, size_t len, struct layer_info *ret_info,
-                     struct layer_reader *ret_reader)
+int layer_index_read_header(const uint8_t bytes[LAYER_INDEX_HEADER], struct layer_info *ret)
 {
     struct header h;
 
-    if (len < sizeof(h))
-        return -EBADMSG;
     memcpy(&h, bytes, sizeof(h));
     if (memcmp(h.magic, magic, sizeof(magic)) != 0)
         return -EBADMSG;
@@ -110,23 +109,37 @@ int layer_index_open(const uint8_t *bytes, size_t len, struct layer_info *ret_in
         return -EPROTONOSUPPORT;
     if (le32_get(h.header_checksum) !=
             ~crc32c_update(~0U, &h, offsetof(struct header, header_checksum)) ||
-        le64_get(h.index_bytes) != len - sizeof(h) || le64_get(h.data_bytes) % 4096 ||
-        le32_get(h.checksum) != ~crc32c_update(~0U, bytes + sizeof(h), len - sizeof(h)))
+        le64_get(h.data_bytes) % 4096)
         return -EBADMSG;
-    if (ret_info) {
-        *ret_info = (struct layer_info){
-            .entries = le64_get(h.entries),
-            .data_bytes = le64_get(h.data_bytes),
-            .index_bytes = le64_get(h.index_bytes),
-            .unpacked_bytes = le64_get(h.unpacked_bytes),
-            .compressed_bytes = le64_get(h.compressed_bytes),
-            .checksum = le32_get(h.checksum),
-        };
-        memcpy(ret_info->diff_id, h.diff_id, sizeof(h.diff_id));
-    }
+    *ret = (struct layer_info){
+        .entries = le64_get(h.entries),
+        .data_bytes = le64_get(h.data_bytes),
+        .index_bytes = le64_get(h.index_bytes),
+        .unpacked_bytes = le64_get(h.unpacked_bytes),
+        .compressed_bytes = le64_get(h.compressed_bytes),
+        .checksum = le32_get(h.checksum),
+    };
+    memcpy(ret->diff_id, h.diff_id, sizeof(h.diff_id));
+    memcpy(ret->data_sha256, h.data_sha256, sizeof(h.data_sha256));
+    return 0;
+}
+
+int layer_index_open(const uint8_t *bytes, size_t len, struct layer_info *ret_info,
+                     struct layer_reader *ret_reader)
+{
+    struct layer_info info;
+    int r = len < LAYER_INDEX_HEADER ? -EBADMSG : layer_index_read_header(bytes, &info);
+
+    if (r < 0)
+        return r;
+    if (info.index_bytes != len - LAYER_INDEX_HEADER ||
+        info.checksum != ~crc32c_update(~0U, bytes + LAYER_INDEX_HEADER, len - LAYER_INDEX_HEADER))
+        return -EBADMSG;
+    if (ret_info)
+        *ret_info = info;
     if (ret_reader)
         *ret_reader = (struct layer_reader){
-            .at = bytes + sizeof(h), .end = bytes + len, .left = le64_get(h.entries)};
+            .at = bytes + LAYER_INDEX_HEADER, .end = bytes + len, .left = info.entries};
     return 0;
 }
 

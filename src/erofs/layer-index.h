@@ -2,7 +2,7 @@
 /* The index of a converted layer: its members in order, with the block of each file's data, so that an
  * image's metadata can be merged from any combination of layers without reading a tar again.
  *
- *   header (128 bytes) | member | member | …        little-endian, checksummed
+ *   header (192 bytes) | member | member | …        little-endian, checksummed
  *
  * The layer is {data file, index file}, both named by the diff_id; the index is written last. Sans-IO.
  * What is read is not trusted: lengths, strings and counts are checked. */
@@ -10,11 +10,12 @@
 
 #include "erofs/entry.h"
 
-#define LAYER_INDEX_VERSION 1
-#define LAYER_INDEX_HEADER 128
+#define LAYER_INDEX_VERSION 2
+#define LAYER_INDEX_HEADER 192
 
 struct layer_info {
     char diff_id[65];          /* hex */
+    char data_sha256[65];      /* hex, of the data file as it was written */
     uint64_t entries;          /* members */
     uint64_t data_bytes;       /* of the data file, a multiple of 4 KiB */
     uint64_t index_bytes;      /* of the members, without the header */
@@ -27,6 +28,10 @@ struct layer_info {
 int layer_index_append(struct buf *out, const struct erofs_entry *e);
 /* The header for what was appended. */
 void layer_index_header(const struct layer_info *info, uint8_t out[LAYER_INDEX_HEADER]);
+
+/* Reads the header alone; what it says of the members (index_bytes, checksum) is not compared with anything.
+ * 0, -EBADMSG, -EPROTONOSUPPORT. */
+int layer_index_read_header(const uint8_t bytes[LAYER_INDEX_HEADER], struct layer_info *ret);
 
 struct layer_reader {
     const uint8_t *at, *end; /* borrowed */

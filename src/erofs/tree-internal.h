@@ -50,7 +50,8 @@ struct erofs_tree {
     uint64_t seed;
     size_t max_bytes;
     uint32_t max_inodes;
-    uint32_t layers;       /* begun */
+    uint32_t layers; /* begun */
+    bool ignore_whiteouts;
     char work[WORK_BYTES]; /* the path in hand */
 
     /* planned */

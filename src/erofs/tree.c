@@ -594,12 +594,17 @@ int erofs_tree_apply(struct erofs_tree *t, const struct erofs_entry *e)
     if (!*path)
         return 0;
     n = split_base(path, base);
-    if (str_starts(base, ".wh."))
+    if (str_starts(base, ".wh.") && !t->ignore_whiteouts)
         return apply_whiteout(t, path, base);
     r = check_entry(e);
     if (r == 0)
         r = walk(t, path, /* create= */ true, &dir);
     return r < 0 ? r : place(t, dir, base, n, e);
+}
+
+void erofs_tree_ignore_whiteouts(struct erofs_tree *t)
+{
+    t->ignore_whiteouts = true;
 }
 
 int erofs_tree_begin_layer(struct erofs_tree *t)

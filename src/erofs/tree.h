@@ -29,6 +29,9 @@ int erofs_tree_new(size_t max_bytes, uint32_t max_inodes, struct erofs_tree **re
 void erofs_tree_free(struct erofs_tree *t);
 DEFINE_CLEANUP(struct erofs_tree *, erofs_tree_free);
 
+/* From now on names are only names: ".wh.x" is a file like any other. For trees that are no layers. */
+void erofs_tree_ignore_whiteouts(struct erofs_tree *t);
+
 /* The members that follow are of the next layer, whose data is segment 0, 1, 2 … -E2BIG. */
 int erofs_tree_begin_layer(struct erofs_tree *t);
 

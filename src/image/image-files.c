@@ -69,17 +69,17 @@ static void sweep_one(struct image_store *s, int dir, const char *name, const st
                       void *userdata)
 {
     if (str_starts(name, userdata))
-        (void)unlinkat(dir, name, 0);
+        image_release_file(&s->going, dir, name, (uint64_t)st->st_size);
 }
 
-void image_files_sweep(const struct image_store *s, const char *tag)
+void image_files_sweep(struct image_store *s, const char *tag)
 {
     _cleanup_(freep) char *prefix =
         tag ? str_printf(IMAGE_DIR_TMP_PREFIX "%s-", tag) : str_dup(IMAGE_DIR_TMP_PREFIX);
-    struct image_store *rw = (struct image_store *)(uintptr_t)s; /* the walk changes no field */
 
-    each_file(rw, s->layers_fd, sweep_one, prefix);
-    each_file(rw, s->meta_fd, sweep_one, prefix);
+    each_file(s, s->layers_fd, sweep_one, prefix);
+    each_file(s, s->meta_fd, sweep_one, prefix);
+    image_release_end(s->event, &s->going);
 }
 
 static void count_one(struct image_store *s, int dir, const char *name, const struct stat *st,
@@ -107,10 +107,14 @@ static bool names_layer(const struct image_entry *e, const char *hex)
     return false;
 }
 
-static bool is_named(const struct image_store *s, int dir, const char *hex)
+static bool is_named(const struct image_store *s, int dir, const char *name, const char *hex)
 {
+    const char *rest = name + OCI_DIGEST_HEX;
+
     if (dir == s->meta_fd)
-        return image_find(s, hex) != NULL;
+        return strcmp(rest, IMAGE_DIR_META_SUFFIX) == 0 && image_find(s, hex) != NULL;
+    if (strcmp(rest, IMAGE_DIR_DATA_SUFFIX) != 0 && strcmp(rest, IMAGE_DIR_INDEX_SUFFIX) != 0)
+        return false; /* of an older version of the formats */
     for (size_t i = 0; i < s->n_entries; i++)
         if (names_layer(s->entries[i], hex))
             return true;
@@ -130,11 +134,11 @@ static void collect_one(struct image_store *s, int dir, const char *name, const 
         memcpy(hex, name, OCI_DIGEST_HEX);
     if (!oci_hex_is_valid(hex)) /* not ours */
         return;
-    if (is_named(s, dir, hex))
+    if (is_named(s, dir, name, hex))
         return;
     if (dir == s->meta_fd || *(const bool *)userdata || strv_contains(s->dead, hex) || now < born ||
         now - born > ORPHAN_NS)
-        (void)unlinkat(dir, name, 0);
+        image_release_file(&s->going, dir, name, (uint64_t)st->st_size);
 }
 
 void image_files_collect(struct image_store *s, bool fresh_orphans)
@@ -143,6 +147,7 @@ void image_files_collect(struct image_store *s, bool fresh_orphans)
         return; /* a file that nobody names yet may be named in a moment */
     each_file(s, s->layers_fd, collect_one, &fresh_orphans);
     each_file(s, s->meta_fd, collect_one, &fresh_orphans);
+    image_release_end(s->event, &s->going);
     strv_free(s->dead);
     s->dead = NULL;
     image_files_count(s);

@@ -20,11 +20,24 @@ struct image_entry {
     struct image_layer *layers; /* owned; base first */
     size_t n_layers;
     uint64_t meta_bytes;
-    unsigned refs; /* of users */
+    struct oci_digest meta_digest; /* sha256 of the metadata file */
+    unsigned refs;                 /* of users */
 };
+
+/* ---- image-release.c: files that go while nexusd does something else ---- */
+#define IMAGE_RELEASE_MAX 64
+struct image_release {
+    int fds[IMAGE_RELEASE_MAX + 1]; /* owned; one more for the child's own */
+    size_t n;
+};
+/* Unlinks the file; what is large (bytes) is given back to the disk in image_release_end. */
+void image_release_file(struct image_release *r, int dir, const char *name, uint64_t bytes);
+/* Closes the files, in a child that the loop reaps. */
+void image_release_end(sd_event *event, struct image_release *r);
 
 struct image_store {
     sd_event *event;                   /* owned reference */
+    struct store_queue *queue;         /* borrowed */
     char *root;                        /* owned */
     char *helper;                      /* owned */
     struct image_registry *registries; /* owned, deep */
@@ -34,9 +47,11 @@ struct image_store {
     struct store *records;           /* owned */
     struct image_entry **entries;    /* owned; sorted by id */
     size_t n_entries;
-    struct list pulls; /* running processes */
-    char **dead;       /* owned: hex digests of files to delete when no pull runs */
+    struct list pulls;  /* running processes */
+    struct list writes; /* struct image_write: records being written */
+    char **dead;        /* owned: hex digests of files to delete when no pull runs */
     uint64_t used_bytes, inodes_used;
+    struct image_release going; /* during a walk over the files */
 };
 
 /* ---- image-record.c: entry ⇄ JSON ---- */
@@ -50,7 +65,7 @@ DEFINE_CLEANUP(struct image_entry *, image_entry_free);
 /* 0 if all files of the entry are there in their sizes; -ENOENT or -EBADMSG with the reason. */
 int image_files_check(const struct image_store *s, const struct image_entry *e, struct error **err);
 /* Temporaries of one pull, or with NULL of all. */
-void image_files_sweep(const struct image_store *s, const char *tag);
+void image_files_sweep(struct image_store *s, const char *tag);
 /* Files of the entry that no other entry names go: at once, or when the last pull has ended. */
 void image_files_drop(struct image_store *s, const struct image_entry *e);
 /* What waits for the end of pulls, and files that no record names: metadata at once, layers after a day
@@ -62,11 +77,49 @@ void image_files_count(struct image_store *s);
 
 /* ---- image-store.c ---- */
 struct image_entry *image_find(const struct image_store *s, const char *hex);
-/* A pull has brought new (consumed), under this reference; top is what the reference meant. Makes it durable;
- * *ret is the entry in the store. */
+/* A pull has brought new (consumed), under this reference; top is what the reference meant. done tells
+ * when that is durable, with the entry in the store, or why not. Negative: done is not called. */
+typedef void (*image_added_fn)(int r, const struct error *err, struct image_entry *e,
+                               void *userdata);
 int image_store_add(struct image_store *s, struct image_entry *new_entry,
                     const struct oci_reference *ref, const struct oci_digest *top,
-                    struct image_entry **ret, struct error **err);
+                    image_added_fn done, void *userdata, struct error **err);
+
+/* ---- image-write.c: changes of records, on their way to the disk ---- */
+/* What goes back if it does not get there. */
+struct image_write {
+    struct list node; /* in the store's */
+    struct image_store *store;
+    struct image_entry *entry; /* counted as a use, so that it stays; not while it is purged */
+    struct store_op *op;
+    image_added_fn added;     /* of an add */
+    image_removed_fn removed; /* of a removal; NULL: nobody waits */
+    void *userdata;
+    char *new_tag, *new_digest;     /* owned; of an add: names it did not have */
+    char **old_tags, **old_digests; /* owned; of a removal: names it had */
+    bool is_purge;
+    bool is_new, was_removed; /* of an add; was_removed also of a purge */
+    uint64_t was_pulled_ns;
+};
+/* Writes the entry's record as it is now, for what an older record leads to as well. */
+void image_save_soon(struct image_store *s, const struct image_entry *e);
+/* Deletes the record, then the files. The entry is not listed meanwhile; who uses or adds it before that
+ * keeps it. done may be NULL. */
+int image_purge(struct image_store *s, struct image_entry *e, image_removed_fn done, void *userdata,
+                struct image_write **ret, struct error **err);
+/* The image is not listed any more, and goes when nobody uses it. */
+int image_hide(struct image_store *s, struct image_entry *e, image_removed_fn done, void *userdata,
+               struct image_write **ret, struct error **err);
+/* e has just got these names; those it had before are NULL. Consumes w. */
+int image_write_added(struct image_write *w, struct error **err);
+struct image_write *image_write_new(struct image_store *s, struct image_entry *e);
+/* Nobody is told. For the end of the store. */
+void image_writes_end(struct image_store *s);
+void image_names_remove(char **v, const char *name);
+/* A tag names one image: the newer pull has it. */
+void image_take_tag_from_others(struct image_store *s, const struct image_entry *owner,
+                                const char *tag);
+void image_take_out(struct image_store *s, const struct image_entry *e);
 
 /* ---- image-pull.c ---- */
 bool image_pulls_running(const struct image_store *s);

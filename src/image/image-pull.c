@@ -29,6 +29,7 @@
 #define LINE_BYTES (4U << 20) /* the longest line: a result */
 #define READ_BYTES 65536
 #define READS_PER_TURN 8
+#define LAST_READS 128 /* a result and a full pipe; somebody else may hold the other end */
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -217,7 +218,15 @@ static int on_stall(sd_event_source *source, uint64_t usec, void *userdata)
 
 /* ---- the end ---- */
 
-static int accept_result(struct pull *p, struct image_entry **ret, struct error **err)
+/* Its callers, when its process has ended: they wait for the record. */
+struct ended {
+    struct list waiters;
+};
+
+static void on_added(int r, const struct error *err, struct image_entry *e, void *userdata);
+
+/* 0: goes on, on_added() answers. */
+static int accept_result(struct pull *p, struct ended *ended, struct error **err)
 {
     _cleanup_(image_entry_freep) struct image_entry *e = NULL;
     _cleanup_(error_freep) struct error *why = NULL;
@@ -239,10 +248,10 @@ static int accept_result(struct pull *p, struct image_entry **ret, struct error 
     if (r < 0)
         return error_set_class(err, ERROR_INTERNAL, r, "converted files are missing: %s",
                                error_text(why, r));
-    return image_store_add(p->store, TAKE(e), &p->ref, &top, ret, err);
+    return image_store_add(p->store, TAKE(e), &p->ref, &top, on_added, ended, err);
 }
 
-static int judge(struct pull *p, const siginfo_t *si, struct image_entry **ret, struct error **err)
+static int judge(struct pull *p, const siginfo_t *si, struct ended *ended, struct error **err)
 {
     bool ok = si->si_code == CLD_EXITED && si->si_status == 0;
 
@@ -252,7 +261,7 @@ static int judge(struct pull *p, const siginfo_t *si, struct image_entry **ret, 
         return p->r < 0 ? p->r : -EIO;
     }
     if (ok && p->result)
-        return accept_result(p, ret, err);
+        return accept_result(p, ended, err);
     return error_set_class(err, ERROR_INTERNAL, -EIO, "the pull helper ended with %s %d",
                            si->si_code == CLD_EXITED ? "status" : "signal", si->si_status);
 }
@@ -273,29 +282,55 @@ static void answer(struct list *waiters, int r, const struct error *err,
     }
 }
 
+static void drop_waiters(struct list *waiters)
+{
+    while (!list_is_empty(waiters)) {
+        struct image_pull_call *c = list_first(waiters, struct image_pull_call, node);
+
+        list_remove(&c->node);
+        free(c);
+    }
+}
+
+/* r -ECANCELED without a text: the store is closed. */
+static void on_added(int r, const struct error *err, struct image_entry *e, void *userdata)
+{
+    struct ended *ended = userdata;
+
+    if (r < 0 && !err)
+        drop_waiters(&ended->waiters);
+    else
+        answer(&ended->waiters, r, err, e);
+    free(ended);
+}
+
 static int on_child(sd_event_source *source, const siginfo_t *si, void *userdata)
 {
     struct pull *p = userdata;
     struct image_store *s = p->store;
     _cleanup_(error_freep) struct error *err = NULL;
-    struct image_entry *e = NULL;
-    struct list waiters;
-    int r;
+    struct ended *ended = xcalloc(1, sizeof(*ended));
+    struct image_pull_call *c;
+    int r = -ECANCELED;
 
-    while (read_some(p) > 0)
+    for (int i = 0; i < LAST_READS && read_some(p) > 0; i++)
         ;
     image_files_sweep(s, p->tag);
-    list_init(&waiters);
+    list_init(&ended->waiters);
     if (!list_is_empty(&p->waiters)) { /* without waiters nobody wants it */
-        r = judge(p, si, &e, &err);
-        list_append(&p->waiters, &waiters);
+        list_append(&p->waiters, &ended->waiters);
         list_remove(&p->waiters);
-    } else {
-        r = -ECANCELED;
+        list_init(&p->waiters);
+        list_foreach (c, &ended->waiters, node)
+            c->pull = NULL; /* it is gone in a moment; they can still be cancelled */
+        r = judge(p, si, ended, &err);
     }
     pull_free(p);
     image_files_collect(s, /* fresh_orphans= */ error_class_of(err, r) == ERROR_EXHAUSTED);
-    answer(&waiters, r, err, e);
+    if (r < 0) {
+        answer(&ended->waiters, r, err, NULL);
+        free(ended);
+    }
     return 0;
 }
 
@@ -532,12 +567,7 @@ void image_pulls_end(struct image_store *s)
     while (!list_is_empty(&s->pulls)) {
         struct pull *p = list_first(&s->pulls, struct pull, node);
 
-        while (!list_is_empty(&p->waiters)) {
-            struct image_pull_call *c = list_first(&p->waiters, struct image_pull_call, node);
-
-            list_remove(&c->node);
-            free(c);
-        }
+        drop_waiters(&p->waiters);
         reap(p);
         image_files_sweep(s, p->tag);
         pull_free(p);

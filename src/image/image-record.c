@@ -48,11 +48,12 @@ static json_t *layers_to_json(const struct image_entry *e)
 
 json_t *image_entry_to_json(const struct image_entry *e)
 {
-    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:I, s:b, s:o}", "id", e->pub.id, "repo_tags",
+    return json_pack("{s:s, s:o, s:o, s:o, s:I, s:s, s:I, s:b, s:o}", "id", e->pub.id, "repo_tags",
                      strv_to_json(e->pub.repo_tags), "repo_digests",
                      strv_to_json(e->pub.repo_digests), "layers", layers_to_json(e), "meta_bytes",
-                     (json_int_t)e->meta_bytes, "pulled_at_ns", (json_int_t)e->pub.pulled_at_ns,
-                     "removed", e->pub.removed, "process", oci_process_to_json(&e->pub.process));
+                     (json_int_t)e->meta_bytes, "meta_sha256", e->meta_digest.hex, "pulled_at_ns",
+                     (json_int_t)e->pub.pulled_at_ns, "removed", e->pub.removed, "process",
+                     oci_process_to_json(&e->pub.process));
 }
 
 static int layer_parse(const json_t *doc, struct image_layer *ret, struct error **err)
@@ -122,6 +123,19 @@ static bool is_repeated(const struct image_entry *e, size_t i)
     return false;
 }
 
+static int meta_parse(const json_t *doc, struct image_entry *e, struct error **err)
+{
+    const char *digest = NULL;
+    int r = oci_json_u64(doc, "meta_bytes", 4096, LIMIT_LAYER_UNPACKED_BYTES, &e->meta_bytes, err);
+
+    if (r < 0 || e->meta_bytes % 4096)
+        return error_set(err, -EBADMSG, "no valid size of the metadata");
+    if (oci_json_str(doc, "meta_sha256", &digest, err) < 0 || !digest || !oci_hex_is_valid(digest))
+        return error_set(err, -EBADMSG, "no digest of the metadata");
+    memcpy(e->meta_digest.hex, digest, sizeof(e->meta_digest.hex));
+    return 0;
+}
+
 static int entry_parse(const json_t *doc, struct image_entry *e, struct error **err)
 {
     const char *id;
@@ -136,11 +150,9 @@ static int entry_parse(const json_t *doc, struct image_entry *e, struct error **
     if ((r = names_parse(doc, "repo_tags", false, &e->pub.repo_tags, err)) < 0 ||
         (r = names_parse(doc, "repo_digests", true, &e->pub.repo_digests, err)) < 0 ||
         (r = layers_parse(doc, e, err)) < 0 ||
-        (r = oci_process_from_json(json_object_get(doc, "process"), &e->pub.process, err)) < 0)
+        (r = oci_process_from_json(json_object_get(doc, "process"), &e->pub.process, err)) < 0 ||
+        (r = meta_parse(doc, e, err)) < 0)
         return r;
-    r = oci_json_u64(doc, "meta_bytes", 4096, LIMIT_LAYER_UNPACKED_BYTES, &e->meta_bytes, err);
-    if (r < 0 || e->meta_bytes % 4096)
-        return error_set(err, -EBADMSG, "no valid size of the metadata");
     r = oci_json_u64(doc, "pulled_at_ns", 0, INT64_MAX, &e->pub.pulled_at_ns, err);
     if (r < 0 && r != -ENOENT)
         return r;

@@ -9,6 +9,7 @@
 #include "oci/reference.h"
 
 #define CA_BYTES (512U << 10)
+#define DOUBTFUL_MAX 8192 /* as nexus-pull has it */
 
 static bool has_text(const char *s)
 {
@@ -98,6 +99,22 @@ static json_t *endpoints_to_json(const struct image_registry *r, const char *hos
     return list;
 }
 
+/* An image that was removed while containers use it keeps its files: pulled again, it gets them back, and
+ * they may be the reason why it was removed. */
+static json_t *doubtful_layers(const struct image_store *s)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < s->n_entries; i++) {
+        const struct image_entry *e = s->entries[i];
+
+        for (size_t k = 0; e->pub.removed && k < e->n_layers; k++)
+            if (json_array_size(list) < DOUBTFUL_MAX)
+                (void)json_array_append_new(list, json_string(e->layers[k].diff_id.hex));
+    }
+    return list;
+}
+
 int image_request_build(const struct image_store *s, const struct oci_reference *ref,
                         const struct image_auth *auth, json_t **ret, struct error **err)
 {
@@ -113,9 +130,9 @@ int image_request_build(const struct image_store *s, const struct oci_reference 
             return error_set_class(err, ERROR_INTERNAL, r, "cannot read the certificates in %s: %s",
                                    reg->ca_file, strerror(-r));
     }
-    doc = json_pack("{s:s, s:o, s:i, s:i}", "reference", text, "endpoints",
-                    endpoints_to_json(reg, ref->host, ca_pem), "retry_base_ms",
-                    (int)s->retry_base_ms, "low_speed_s", (int)s->low_speed_s);
+    doc = json_pack("{s:s, s:o, s:o, s:i, s:i}", "reference", text, "endpoints",
+                    endpoints_to_json(reg, ref->host, ca_pem), "doubtful", doubtful_layers(s),
+                    "retry_base_ms", (int)s->retry_base_ms, "low_speed_s", (int)s->low_speed_s);
     if (doc && auth_applies(auth, ref->host)) {
         json_t *a = auth_to_json(auth);
 

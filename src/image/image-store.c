@@ -47,7 +47,7 @@ static void insert(struct image_store *s, struct image_entry *e)
     s->n_entries++;
 }
 
-static void take_out(struct image_store *s, const struct image_entry *e)
+void image_take_out(struct image_store *s, const struct image_entry *e)
 {
     size_t i = position(s, e->digest.hex);
 
@@ -56,31 +56,6 @@ static void take_out(struct image_store *s, const struct image_entry *e)
 }
 
 /* ---- records ---- */
-
-static int save(struct image_store *s, const struct image_entry *e, bool owed, struct error **err)
-{
-    json_t *doc = image_entry_to_json(e);
-    int r = doc ? 0 : error_set(err, -ENOMEM, "image record: out of memory");
-
-    if (r == 0)
-        r = owed ? store_put_owed(s->records, e->digest.hex, doc, err)
-                 : store_put(s->records, e->digest.hex, doc, err);
-    json_decref(doc);
-    return r;
-}
-
-/* The record first: without it the files are orphans, never the other way round. */
-static int purge(struct image_store *s, struct image_entry *e, struct error **err)
-{
-    int r = store_delete(s->records, e->digest.hex, err);
-
-    if (r < 0)
-        return r;
-    take_out(s, e);
-    image_files_drop(s, e);
-    image_entry_free(e);
-    return 0;
-}
 
 struct loading {
     struct image_store *s;
@@ -103,7 +78,8 @@ static void on_record(const char *name, const json_t *doc, void *userdata)
         insert(l->s, TAKE(e));
         return;
     }
-    (void)store_delete(l->s->records, name, NULL); /* the image can be pulled again */
+    (void)store_delete(l->s->records, name, NULL, NULL, NULL,
+                       NULL); /* the image can be pulled again */
     if (l->bad)
         l->bad(name, error_text(err, r), l->userdata);
 }
@@ -118,7 +94,7 @@ static void on_damaged(const char *name, const char *reason, void *userdata)
 
 /* ---- names ---- */
 
-static void names_remove(char **v, const char *name)
+void image_names_remove(char **v, const char *name)
 {
     size_t to = 0;
 
@@ -132,33 +108,8 @@ static void names_remove(char **v, const char *name)
         v[to] = NULL;
 }
 
-/* All names of an image, put aside until it is known whether they go. */
-struct names {
-    char **tags, **digests;
-};
-
-static struct names names_take(struct image_entry *e)
-{
-    return (struct names){TAKE(e->pub.repo_tags), TAKE(e->pub.repo_digests)};
-}
-
-static void names_give_back(struct image_entry *e, struct names *n)
-{
-    strv_free(e->pub.repo_tags);
-    strv_free(e->pub.repo_digests);
-    e->pub.repo_tags = TAKE(n->tags);
-    e->pub.repo_digests = TAKE(n->digests);
-}
-
-static void names_free(struct names *n)
-{
-    strv_free(n->tags);
-    strv_free(n->digests);
-}
-
-/* A tag names one image: the newer pull has it. */
-static void take_tag_from_others(struct image_store *s, const struct image_entry *owner,
-                                 const char *tag)
+void image_take_tag_from_others(struct image_store *s, const struct image_entry *owner,
+                                const char *tag)
 {
     for (size_t i = 0; i < s->n_entries; i++) {
         struct image_entry *e = s->entries[i];
@@ -166,8 +117,8 @@ static void take_tag_from_others(struct image_store *s, const struct image_entry
         if (e == owner || !strv_contains(e->pub.repo_tags, tag) ||
             e->pub.pulled_at_ns > owner->pub.pulled_at_ns)
             continue;
-        names_remove(e->pub.repo_tags, tag);
-        (void)save(s, e, /* owed= */ true, NULL); /* else it is put right at the next start */
+        image_names_remove(e->pub.repo_tags, tag);
+        image_save_soon(s, e); /* else it is put right at the next start */
     }
 }
 
@@ -178,7 +129,7 @@ static void settle_tags(struct image_store *s)
         char **tags = s->entries[i]->pub.repo_tags;
 
         for (size_t k = 0; tags && tags[k]; k++)
-            take_tag_from_others(s, s->entries[i], tags[k]);
+            image_take_tag_from_others(s, s->entries[i], tags[k]);
     }
 }
 
@@ -263,100 +214,75 @@ void image_unref(struct image_store *s, const struct image *image)
         abort(); /* a use that was never taken: the counts are worth nothing any more */
     e->refs--;
     if (e->refs == 0 && e->pub.removed)
-        (void)purge(s, e, NULL); /* else it is tried again at the next start */
+        (void)image_purge(s, e, NULL, NULL, NULL,
+                          NULL); /* else it is tried again at the next start */
 }
 
-int image_remove(struct image_store *s, const char *text, struct error **err)
+int image_remove(struct image_store *s, const char *text, image_removed_fn done, void *userdata,
+                 struct image_write **ret, struct error **err)
 {
     struct image_entry *e = find_by_text(s, text);
-    struct names names;
-    int r;
 
     if (!e)
         return 0;
-    if (e->refs == 0)
-        return purge(s, e, err);
-    names = names_take(e);
-    e->pub.removed = true;
-    r = save(s, e, /* owed= */ true, err);
-    if (r < 0) {
-        e->pub.removed = false;
-        names_give_back(e, &names);
-    }
-    names_free(&names);
-    return r;
+    return e->refs == 0 ? image_purge(s, e, done, userdata, ret, err)
+                        : image_hide(s, e, done, userdata, ret, err);
 }
 
 void image_store_settle(struct image_store *s)
 {
     for (size_t i = s->n_entries; i-- > 0;)
         if (s->entries[i]->pub.removed && s->entries[i]->refs == 0)
-            (void)purge(s, s->entries[i], NULL);
+            (void)image_purge(s, s->entries[i], NULL, NULL, NULL, NULL);
     image_files_collect(s, /* fresh_orphans= */ false);
 }
 
-static void name_add(char ***names, const char *name)
+/* A copy of the name if it was not there. */
+static char *name_add(char ***names, const char *name)
 {
-    if (!strv_contains(*names, name))
-        strv_push(names, name);
+    if (!name || strv_contains(*names, name))
+        return NULL;
+    strv_push(names, name);
+    return str_dup(name);
 }
 
-/* The image was there (perhaps removed and still in use): it gets the new names beside its old ones. */
-static int add_names(struct image_store *s, struct image_entry *e, const char *tag,
-                     const char *digested, struct error **err)
-{
-    struct names before = names_take(e);
-    bool was_removed = e->pub.removed;
-    uint64_t was_pulled_ns = e->pub.pulled_at_ns;
-    int r;
-
-    e->pub.repo_tags = before.tags ? strv_dup(before.tags) : NULL;
-    e->pub.repo_digests = before.digests ? strv_dup(before.digests) : NULL;
-    if (tag)
-        name_add(&e->pub.repo_tags, tag);
-    name_add(&e->pub.repo_digests, digested);
-    e->pub.removed = false;
-    e->pub.pulled_at_ns = clock_real_ns();
-    r = FP("image.add");
-    r = r < 0 ? error_set(err, r, "failpoint") : save(s, e, /* owed= */ false, err);
-    if (r < 0) {
-        names_give_back(e, &before);
-        e->pub.removed = was_removed;
-        e->pub.pulled_at_ns = was_pulled_ns;
-    }
-    names_free(&before);
-    return r;
-}
-
+/* Perhaps the image was there, or removed and still in use: it gets the new names beside its old ones. */
 int image_store_add(struct image_store *s, struct image_entry *new_entry,
                     const struct oci_reference *ref, const struct oci_digest *top,
-                    struct image_entry **ret, struct error **err)
+                    image_added_fn done, void *userdata, struct error **err)
 {
     _cleanup_(freep) char *tag = ref->tag ? oci_reference_text(ref) : NULL;
     _cleanup_(freep) char *digested = oci_reference_with_digest(ref, top);
     struct image_entry *e = image_find(s, new_entry->digest.hex);
-    bool existed = e != NULL;
+    bool is_new = e == NULL;
+    struct image_write *w;
     int r;
 
-    if (existed) {
-        image_entry_free(new_entry); /* the same id is the same image */
+    if (!is_new) { /* the same id is the same image; its metadata was written anew */
+        e->meta_bytes = new_entry->meta_bytes;
+        e->meta_digest = new_entry->meta_digest;
+        image_entry_free(new_entry);
     } else {
         e = new_entry;
+        e->pub.removed = true; /* until it is durable */
         insert(s, e);
     }
-    r = add_names(s, e, tag, digested, err);
-    if (r < 0 && !existed) {
-        take_out(s, e);
+    w = image_write_new(s, e);
+    w->is_new = is_new;
+    w->added = done;
+    w->userdata = userdata;
+    w->was_removed = e->pub.removed;
+    w->was_pulled_ns = e->pub.pulled_at_ns;
+    w->new_tag = name_add(&e->pub.repo_tags, tag);
+    w->new_digest = name_add(&e->pub.repo_digests, digested);
+    e->pub.pulled_at_ns = clock_real_ns();
+    r = image_write_added(w, err);
+    if (r < 0 && is_new) {
+        image_take_out(s, e);
         image_files_drop(s, e);
         image_entry_free(e);
     }
-    if (r < 0)
-        return r;
-    if (tag)
-        take_tag_from_others(s, e, tag);
-    image_files_count(s);
-    *ret = e;
-    return 0;
+    return r;
 }
 
 /* ---- life ---- */
@@ -415,7 +341,7 @@ static int open_dirs(struct image_store *s, struct error **err)
     s->meta_fd = open_subdir(s->root_fd, IMAGE_DIR_META, err);
     if (s->meta_fd < 0)
         return s->meta_fd;
-    return store_open(records, &s->records, err);
+    return store_open(records, s->queue, &s->records, err);
 }
 
 int image_store_open(sd_event *event, const struct image_config *cfg, image_damaged_fn bad,
@@ -426,6 +352,7 @@ int image_store_open(sd_event *event, const struct image_config *cfg, image_dama
     int r;
 
     s->event = sd_event_ref(event);
+    s->queue = cfg->queue;
     s->root = str_dup(cfg->root);
     s->helper = str_dup(cfg->pull_helper);
     s->stall_ms = cfg->stall_ms ? cfg->stall_ms : 300000;
@@ -433,6 +360,7 @@ int image_store_open(sd_event *event, const struct image_config *cfg, image_dama
     s->low_speed_s = cfg->low_speed_s ? cfg->low_speed_s : 60;
     s->root_fd = s->layers_fd = s->meta_fd = -EBADF;
     list_init(&s->pulls);
+    list_init(&s->writes);
     registries_copy(s, cfg);
     r = open_dirs(s, err);
     if (r < 0)
@@ -453,6 +381,8 @@ void image_store_close(struct image_store *s)
         return;
     if (s->pulls.next)
         image_pulls_end(s);
+    if (s->writes.next)
+        image_writes_end(s);
     for (size_t i = 0; i < s->n_entries; i++)
         image_entry_free(s->entries[i]);
     free(s->entries);

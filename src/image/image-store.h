@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "oci/config.h"
+#include "store/store.h"
 
 struct image_store;
 
@@ -34,8 +35,9 @@ struct image_registry {
 };
 
 struct image_config {
-    const char *root;        /* e.g. /var/lib/nexus/images; made 0700 */
-    const char *pull_helper; /* path of nexus-pull */
+    struct store_queue *queue; /* writes the records; outlives the store */
+    const char *root;          /* e.g. /var/lib/nexus/images; made 0700 */
+    const char *pull_helper;   /* path of nexus-pull */
     const struct image_registry *registries;
     size_t n_registries;
     uint32_t stall_ms;      /* a pull without progress for so long is ended; 0: 300,000 */
@@ -80,9 +82,15 @@ const struct image *image_next(const struct image_store *s, const struct image *
 const struct image *image_ref(struct image_store *s, const char *id);
 void image_unref(struct image_store *s, const struct image *image);
 
-/* RemoveImage: every tag, digest and name of the image that text names. Idempotent: an unknown image is
- * no error. Errors: those of the record's file. */
-int image_remove(struct image_store *s, const char *text, struct error **err);
+/* RemoveImage: every tag, digest and name of the image that text names. 0: there is none, which is no
+ * error. 1: it is not listed any more; done tells from the loop when that is durable, or (r negative, err
+ * borrowed) that it could not be and the image is listed again. */
+typedef void (*image_removed_fn)(int r, const struct error *err, void *userdata);
+struct image_write;
+int image_remove(struct image_store *s, const char *text, image_removed_fn done, void *userdata,
+                 struct image_write **ret, struct error **err);
+/* done is not called any more; the image goes all the same. NULL is allowed. */
+void image_remove_forget(struct image_write *w);
 
 struct image_auth {
     const char *username, *password; /* NULL or "": none, as below */

@@ -3,6 +3,7 @@
  * of their length, so that a reader that sees a length sees the rest too. */
 #include "kvm/gmem.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,11 +19,19 @@ struct slot {
 };
 
 struct gmem {
-    uint8_t *ram; /* ram_bytes, the low part first */
+    int fd;       /* the memfd of RAM, ram_bytes, the low part first */
+    uint8_t *ram; /* its mapping */
     uint64_t ram_bytes;
     uint64_t low_bytes;
     struct slot slots[GMEM_SLOTS];
 };
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
 
 #define RAM_SLOTS 2U
 #define HUGE_BYTES (2ULL << 20)
@@ -39,15 +48,31 @@ static uint64_t slot_len(const struct slot *s)
     return atomic_load_explicit(&s->len, memory_order_acquire);
 }
 
-/* Private anonymous memory on a 2 MiB border: the host backs it with huge pages, which saves most of
- * the nested page faults of a boot. A memfd would be shareable, but gets none on usual hosts. */
-static int ram_open(struct gmem *mem)
+/* A memfd of so many bytes that nobody can make shorter or longer any more: whoever maps it, here or in
+ * a device's process, is safe from SIGBUS. No page of it exists yet. */
+static int memfd_new(uint64_t bytes)
+{
+    const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    _cleanup_(closep) int fd = memfd_create("nexus-ram", flags | MFD_NOEXEC_SEAL);
+
+    if (fd < 0 && errno == EINVAL) /* before Linux 6.3 */
+        fd = memfd_create("nexus-ram", flags);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)bytes) < 0)
+        return -errno;
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        return -errno;
+    return TAKE_FD(fd);
+}
+
+/* Maps it on a 2 MiB border, so that huge pages of the file are huge pages of the guest. */
+static int ram_map(struct gmem *mem)
 {
     size_t total = (size_t)(mem->ram_bytes + HUGE_BYTES);
     uint8_t *at, *start, *end;
 
-    at = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-              0);
+    at = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return -errno;
     start = at + (HUGE_BYTES - (uintptr_t)at % HUGE_BYTES) % HUGE_BYTES;
@@ -57,6 +82,9 @@ static int ram_open(struct gmem *mem)
     if (end < at + total)
         (void)munmap(end, (size_t)(at + total - end));
     mem->ram = start;
+    if (mmap(start, (size_t)mem->ram_bytes, PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mem->fd, 0) == MAP_FAILED)
+        return -errno;
     /* hints: a host without them runs just as well */
     (void)madvise(start, (size_t)mem->ram_bytes, MADV_DONTDUMP);
     (void)madvise(start, (size_t)mem->ram_bytes, MADV_DONTFORK);
@@ -74,7 +102,10 @@ int gmem_new(uint64_t ram_bytes, struct gmem **ret)
     mem = xcalloc(1, sizeof(*mem));
     mem->ram_bytes = ram_bytes;
     mem->low_bytes = min_of(ram_bytes, (uint64_t)LAYOUT_RAM_LOW_TOP);
-    r = ram_open(mem);
+    mem->fd = memfd_new(ram_bytes);
+    if (mem->fd < 0)
+        return mem->fd;
+    r = ram_map(mem);
     if (r < 0)
         return r;
     slot_publish(&mem->slots[0], 0, mem->ram, mem->low_bytes);
@@ -91,6 +122,7 @@ void gmem_free(struct gmem *mem)
         return;
     if (mem->ram)
         (void)munmap(mem->ram, (size_t)mem->ram_bytes);
+    mem->fd = close_fd(mem->fd);
     free(mem);
 }
 
@@ -173,7 +205,23 @@ int gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len)
     r = gmem_span(mem, gpa, len, GMEM_WRITE, &span);
     if (r < 0)
         return r;
-    return madvise(span.ptr, (size_t)len, MADV_DONTNEED) < 0 ? -errno : 0;
+    return madvise(span.ptr, (size_t)len, MADV_REMOVE) < 0 ? -errno : 0;
+}
+
+void gmem_expect(const struct gmem *mem, uint64_t gpa, uint64_t len)
+{
+    struct span span;
+    uint8_t *at, *end;
+
+    if (gmem_span(mem, gpa, len, GMEM_WRITE, &span) < 0)
+        return;
+    at = (uint8_t *)span.ptr - (uintptr_t)span.ptr % HUGE_BYTES; /* RAM begins on a border */
+    end = (uint8_t *)span.ptr + len;
+    for (; at < end && mem->ram + mem->ram_bytes - at >= (ptrdiff_t)HUGE_BYTES; at += HUGE_BYTES) {
+        (void)*(volatile uint8_t *)at; /* only what has a page already can be collapsed */
+        if (madvise(at, HUGE_BYTES, MADV_COLLAPSE) < 0 && errno != EAGAIN)
+            return; /* before Linux 6.1, or the host has no more: searching costs time */
+    }
 }
 
 uint64_t gmem_ram_bytes(const struct gmem *mem)
@@ -203,11 +251,16 @@ bool gmem_slot_get(const struct gmem *mem, unsigned index, struct gmem_slot *ret
     if (!len)
         return false;
     *ret = (struct gmem_slot){
+        .fd = -EBADF,
         .gpa = atomic_load_explicit(&s->gpa, memory_order_relaxed),
         .len = len,
         .hva = atomic_load_explicit(&s->hva, memory_order_relaxed),
         .readonly = slot_is_readonly(mem, s),
     };
+    if (!ret->readonly) {
+        ret->fd = mem->fd;
+        ret->fd_offset = (uint64_t)((uint8_t *)ret->hva - mem->ram);
+    }
     return true;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest memory: the only module that turns a guest-physical address into a host pointer. RAM is one
- * private mapping in one or two slots (below 3 GiB, from 4 GiB); pmem regions are further, read-only
- * slots. Knows nothing of KVM, devices, queues or exits. Start reading at gmem_span().
+ * memfd, mapped shared, in one or two slots (below 3 GiB, from 4 GiB); pmem regions are further,
+ * read-only slots. Knows nothing of KVM, devices, queues or exits. Start reading at gmem_span().
  *
  * Threads: slots are added and removed by one thread (the loop); any thread may look addresses up.
  * A span into RAM is valid for the life of the gmem. A span into a read-only slot is valid until
@@ -29,9 +29,11 @@ enum gmem_access { GMEM_READ, GMEM_WRITE };
 #define GMEM_SLOTS (2U + LIMIT_REGIONS)
 
 /* ram_bytes: a multiple of 2 MiB in [GMEM_RAM_MIN, GMEM_RAM_MAX]. The pages are not there yet: the
- * first touch makes them, zeroed. 0; -EINVAL; -ENOMEM; what mmap says. */
+ * first touch makes them, zeroed; huge ones where the host has them for shared memory
+ * (/sys/kernel/mm/transparent_hugepage/shmem_enabled: advise or always). The memfd is sealed: its
+ * size is fixed for ever. 0; -EINVAL; -ENOMEM; what memfd_create and mmap say. */
 int gmem_new(uint64_t ram_bytes, struct gmem **ret);
-/* Unmaps RAM; read-only slots are only forgotten. */
+/* Unmaps RAM and closes its fd; read-only slots are only forgotten. */
 void gmem_free(struct gmem *mem);
 DEFINE_CLEANUP(struct gmem *, gmem_free);
 
@@ -53,6 +55,11 @@ int gmem_write(const struct gmem *mem, uint64_t gpa, const void *bytes, uint64_t
  * GMEM_PAGE, from the guest. Errors of gmem_span (-EROFS for pmem), -EINVAL: not aligned. */
 int gmem_discard(const struct gmem *mem, uint64_t gpa, uint64_t len);
 
+/* Most of [gpa, gpa + len) of RAM is about to be written: huge pages, where the host can make them, of
+ * all 2 MiB pieces that it touches, at once and also where huge pages of shared memory are not given by
+ * themselves (shmem_enabled: never, the default of most kernels). A hint; before vCPUs run. */
+void gmem_expect(const struct gmem *mem, uint64_t gpa, uint64_t len);
+
 uint64_t gmem_ram_bytes(const struct gmem *mem);
 /* RAM below 3 GiB, in bytes: [0, low). */
 uint64_t gmem_ram_low_bytes(const struct gmem *mem);
@@ -64,6 +71,8 @@ struct gmem_slot {
     uint64_t len; /* bytes; 0: slot not in use */
     void *hva;
     bool readonly;
+    int fd;             /* RAM: the memfd, borrowed, for a device's process to map; else negative */
+    uint64_t fd_offset; /* bytes; where the slot begins in it */
 };
 /* A copy of slot index (< GMEM_SLOTS); false: not in use. The index is the KVM slot number. */
 bool gmem_slot_get(const struct gmem *mem, unsigned index, struct gmem_slot *ret);

@@ -34,6 +34,10 @@ struct vcpu {
     bool has_thread;
     _Atomic uint64_t counters[VCPU_COUNTERS];
     _Atomic uint64_t first_run_ns;
+    struct {
+        const char *what; /* static text; NULL: none yet */
+        uint64_t at;
+    } last_exit; /* its thread's alone: the last that reached user space, for a post-mortem */
 };
 
 const char *vcpu_counter_name(enum vcpu_counter c)
@@ -279,6 +283,8 @@ static void exit_port(struct vcpu *v)
     uint32_t size = run->io.size;
 
     count(v, VCPU_EXIT_IO);
+    v->last_exit.what = run->io.direction == KVM_EXIT_IO_IN ? "port read" : "port write";
+    v->last_exit.at = run->io.port;
     for (uint32_t i = 0; i < run->io.count; i++, data += size) {
         bool claimed = run->io.direction == KVM_EXIT_IO_IN
                            ? bus_port_read(v->cfg.bus, run->io.port, data, size)
@@ -295,8 +301,8 @@ static void unclaimed_mmio(struct vcpu *v)
 
     if (run->mmio.is_write && gmem_is_readonly(vm_get_gmem(v->vm), run->mmio.phys_addr)) {
         count(v, VCPU_READONLY_WRITES);
-        log_limited(LOG_WARNING, "guest wrote to a read-only region at 0x%llx; dropped",
-                    (unsigned long long)run->mmio.phys_addr);
+        if (v->cfg.denied)
+            v->cfg.denied(v->cfg.userdata, run->mmio.phys_addr);
         return;
     }
     count(v, VCPU_UNCLAIMED_MMIO);
@@ -311,6 +317,8 @@ static void exit_mmio(struct vcpu *v)
     bool claimed;
 
     count(v, VCPU_EXIT_MMIO);
+    v->last_exit.what = run->mmio.is_write ? "write" : "read";
+    v->last_exit.at = run->mmio.phys_addr;
     claimed = run->mmio.is_write
                   ? bus_mmio_write(v->cfg.bus, run->mmio.phys_addr, run->mmio.data, len)
                   : bus_mmio_read(v->cfg.bus, run->mmio.phys_addr, run->mmio.data, len);
@@ -334,6 +342,27 @@ static void end_internal_error(struct vcpu *v, struct vcpu_result *ret)
                    vm_get_caps(v->vm)->pvm_host
                        ? "; this is a PVM host, on which stock kernels cannot run"
                        : "");
+}
+
+/* The registers tell where it was on Intel; KVM resets an AMD vCPU before it reports the shutdown. */
+static void end_triple_fault(struct vcpu *v, struct vcpu_result *ret)
+{
+    struct kvm_sregs s = {0};
+    struct kvm_regs r = {0};
+    char where[96] = "registers already reset", last[48] = "";
+
+    count(v, VCPU_EXIT_SHUTDOWN);
+    if (ioctl(v->fd, KVM_GET_REGS, &r) == 0 && ioctl(v->fd, KVM_GET_SREGS, &s) == 0 &&
+        (s.cr0 & 1 /* PE: cleared by a reset */))
+        (void)snprintf(where, sizeof(where), "rip 0x%llx rsp 0x%llx cr2 0x%llx cr3 0x%llx",
+                       (unsigned long long)r.rip, (unsigned long long)r.rsp,
+                       (unsigned long long)s.cr2, (unsigned long long)s.cr3);
+    if (v->last_exit.what)
+        (void)snprintf(last, sizeof(last), "; last exit: %s at 0x%" PRIx64, v->last_exit.what,
+                       v->last_exit.at);
+    ret->end = VCPU_END_TRIPLE_FAULT;
+    (void)snprintf(ret->detail, sizeof(ret->detail), "triple fault on vCPU %" PRIu32 ", %s%s",
+                   v->cfg.index, where, last);
 }
 
 static void end_system_event(struct vcpu *v, struct vcpu_result *ret)
@@ -364,10 +393,7 @@ static bool dispatch(struct vcpu *v, struct vcpu_result *ret)
         count(v, VCPU_EXIT_INTR);
         return true;
     case KVM_EXIT_SHUTDOWN:
-        count(v, VCPU_EXIT_SHUTDOWN);
-        ret->end = VCPU_END_TRIPLE_FAULT;
-        (void)snprintf(ret->detail, sizeof(ret->detail), "triple fault on vCPU %" PRIu32,
-                       v->cfg.index);
+        end_triple_fault(v, ret);
         return false;
     case KVM_EXIT_SYSTEM_EVENT:
         end_system_event(v, ret);

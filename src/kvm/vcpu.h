@@ -44,7 +44,7 @@ enum vcpu_end {
 };
 struct vcpu_result {
     enum vcpu_end end;
-    char detail[160]; /* for people; empty for STOPPED */
+    char detail[224]; /* for people; empty for STOPPED */
 };
 
 struct vcpu_config {
@@ -54,6 +54,8 @@ struct vcpu_config {
     /* KVM_RUN said EFAULT: the page behind some slot cannot be had. True: it was repaired, go on.
      * May be NULL. Runs on the vCPU's thread. */
     bool (*repair)(void *userdata);
+    /* The guest stored to a read-only slot; it was dropped. May be NULL. The same thread. */
+    void (*denied)(void *userdata, uint64_t gpa);
     void *userdata;
 };
 

@@ -17,34 +17,37 @@
 struct watch {
     _Atomic uintptr_t start;
     _Atomic uint64_t bytes; /* 0: not in use; written last when adding, first when removing */
+    _Atomic uint64_t replaced;
 };
 
 static struct watch watches[LIMIT_REGIONS + 1];
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER; /* writers only */
 static _Atomic uint64_t replaced;
 
-static bool is_watched(uintptr_t at)
+static struct watch *watch_of(uintptr_t at)
 {
     for (size_t i = 0; i < sizeof(watches) / sizeof(watches[0]); i++) {
         uint64_t bytes = atomic_load_explicit(&watches[i].bytes, memory_order_acquire);
         uintptr_t start = atomic_load_explicit(&watches[i].start, memory_order_relaxed);
 
         if (bytes && at >= start && at - start < bytes)
-            return true;
+            return &watches[i];
     }
-    return false;
+    return NULL;
 }
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     static const char text[] = "SIGBUS outside of every mapped region\n";
     uintptr_t at = (uintptr_t)info->si_addr;
+    struct watch *w = watch_of(at);
     int saved = errno;
 
-    if (info->si_code == BUS_ADRERR && is_watched(at) &&
+    if (info->si_code == BUS_ADRERR && w &&
         mmap((void *)(at & ~(PAGE - 1)), PAGE, PROT_READ,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED) {
         atomic_fetch_add_explicit(&replaced, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&w->replaced, 1, memory_order_relaxed);
         errno = saved;
         return;
     }
@@ -70,6 +73,7 @@ int fault_watch(const void *start, uint64_t bytes)
         if (atomic_load_explicit(&watches[i].bytes, memory_order_relaxed))
             continue;
         atomic_store_explicit(&watches[i].start, (uintptr_t)start, memory_order_relaxed);
+        atomic_store_explicit(&watches[i].replaced, 0, memory_order_relaxed);
         atomic_store_explicit(&watches[i].bytes, bytes, memory_order_release);
         r = 0;
     }
@@ -84,6 +88,15 @@ void fault_unwatch(const void *start)
         if (atomic_load_explicit(&watches[i].start, memory_order_relaxed) == (uintptr_t)start)
             atomic_store_explicit(&watches[i].bytes, 0, memory_order_release);
     (void)pthread_mutex_unlock(&watch_lock);
+}
+
+uint64_t fault_count_in(const void *start)
+{
+    for (size_t i = 0; i < sizeof(watches) / sizeof(watches[0]); i++)
+        if (atomic_load_explicit(&watches[i].bytes, memory_order_acquire) &&
+            atomic_load_explicit(&watches[i].start, memory_order_relaxed) == (uintptr_t)start)
+            return atomic_load_explicit(&watches[i].replaced, memory_order_relaxed);
+    return 0;
 }
 
 uint64_t fault_count(void)

@@ -11,5 +11,6 @@ int fault_init(void);
 /* Ranges whose pages may be replaced. start page-aligned. 0, or -ENOSPC. */
 int fault_watch(const void *start, uint64_t bytes);
 void fault_unwatch(const void *start);
-/* Pages replaced so far. */
+/* Pages replaced so far: in all, and in the range watched from start on. */
 uint64_t fault_count(void);
+uint64_t fault_count_in(const void *start);

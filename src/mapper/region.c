@@ -1,33 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The mapping: an anonymous read-only reservation with the files put over it. What a file does not
- * cover stays anonymous and reads as zeros. */
+ * cover stays anonymous and reads as zeros. Of a small file nothing is kept here but the mapping itself:
+ * a pod may have thousands. */
 #include "mapper/region.h"
 
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "base/checked.h"
 #include "base/str.h"
 #include "mapper/fault.h"
 
-struct segment {
-    int fd;          /* owned; -EBADF: sealed, it cannot shrink */
+#define PROBE_PAGES 256U /* of one system call */
+#define RESERVE_MIN (1ULL << 32)
+
+/* A file whose size is looked at to find what it lost. */
+struct watched {
+    int fd;          /* owned */
     uint64_t offset; /* in the region, bytes */
-    uint64_t bytes;
     uint64_t mapped; /* bytes from offset that show the file; the rest are zero pages */
+};
+
+/* Bytes whose files may shrink and are not watched. */
+struct range {
+    uint64_t from, to;
 };
 
 struct ro_region {
     uint8_t *base; /* mapping of reserved bytes */
     uint64_t reserved;
-    uint64_t bytes;       /* = reserved less the slack for alignment */
-    uint8_t *start;       /* aligned */
-    pthread_mutex_t lock; /* guards mapped of each segment, and the remapping */
-    size_t n;
-    struct segment segments[];
+    uint8_t *start;       /* aligned; room for limit bytes from here */
+    uint64_t limit, used; /* while it is built: bytes */
+    uint64_t bytes;       /* 0: not finished */
+    size_t n;             /* segments */
+    pthread_mutex_t lock; /* guards mapped of each watched file, and the remapping */
+    struct watched *watched;
+    size_t n_watched;
+    struct range *probed; /* ascending; adjacent ones are one */
+    size_t n_probed;
+    _Atomic uint64_t repaired;
 };
 
 static bool fd_is_sealed(int fd)
@@ -66,26 +82,29 @@ static uint64_t pages_of(uint64_t bytes)
     return align_up(bytes, RO_REGION_PAGE, &up) ? up : 0;
 }
 
-static int check_segments(const struct ro_region_segment *in, size_t n, uint64_t *ret_bytes,
-                          struct error **err)
+/* first: number of the first of them in the region. Their sum is added to *total. */
+static int check_segments(const struct ro_region_segment *in, size_t n, size_t first,
+                          uint64_t *total, struct error **err)
 {
-    uint64_t total = 0, file = 0;
+    uint64_t file = 0;
     int r;
 
-    if (!n || n > RO_REGION_SEGMENTS_MAX)
-        return error_set(err, n ? -E2BIG : -EINVAL, "%zu segments", n);
+    if (!n || n > RO_REGION_SEGMENTS_MAX - first)
+        return error_set(err, n ? -E2BIG : -EINVAL, "%zu segments: %u are allowed", first + n,
+                         RO_REGION_SEGMENTS_MAX);
     for (size_t i = 0; i < n; i++) {
         if (!in[i].bytes || in[i].bytes % RO_REGION_PAGE)
-            return error_set(err, -EINVAL, "segment %zu: its size is no number of whole pages", i);
-        r = check_fd(in[i].fd, i, &file, err);
+            return error_set(err, -EINVAL, "segment %zu: its size is no number of whole pages",
+                             first + i);
+        r = check_fd(in[i].fd, first + i, &file, err);
         if (r < 0)
             return r;
         if (pages_of(file) < in[i].bytes)
-            return error_set(err, -EINVAL, "segment %zu: the file is shorter than announced", i);
-        if (!checked_add(total, in[i].bytes, &total) || total > RO_REGION_BYTES_MAX)
+            return error_set(err, -EINVAL, "segment %zu: the file is shorter than announced",
+                             first + i);
+        if (!checked_add(*total, in[i].bytes, total) || *total > RO_REGION_BYTES_MAX)
             return error_set(err, -E2BIG, "the region is larger than allowed");
     }
-    *ret_bytes = (total + RO_REGION_ALIGN - 1) & ~(RO_REGION_ALIGN - 1);
     return 0;
 }
 
@@ -99,79 +118,210 @@ static int reserve(struct ro_region *g, uint64_t bytes)
     if (base == MAP_FAILED)
         return -errno;
     g->base = base;
-    g->bytes = bytes;
+    g->limit = bytes;
     g->start = g->base + (RO_REGION_ALIGN - (uintptr_t)base % RO_REGION_ALIGN) % RO_REGION_ALIGN;
     (void)madvise(base, (size_t)g->reserved, MADV_DONTDUMP);
     (void)madvise(base, (size_t)g->reserved, MADV_DONTFORK);
     return 0;
 }
 
+static void probe_later(struct ro_region *g, uint64_t from, uint64_t to)
+{
+    if (g->n_probed && g->probed[g->n_probed - 1].to == from) {
+        g->probed[g->n_probed - 1].to = to;
+        return;
+    }
+    g->probed = xrealloc(g->probed, g->n_probed + 1, sizeof(*g->probed));
+    g->probed[g->n_probed++] = (struct range){from, to};
+}
+
+static int watch_later(struct ro_region *g, const struct ro_region_segment *s)
+{
+    int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+
+    if (fd < 0)
+        return -errno;
+    g->watched = xrealloc(g->watched, g->n_watched + 1, sizeof(*g->watched));
+    g->watched[g->n_watched++] = (struct watched){fd, g->used, s->bytes};
+    return 0;
+}
+
 /* The second leg: PROT_READ, and the kernel refuses to widen a shared mapping of such an fd. */
-static int map_segment(struct ro_region *g, struct segment *s, int fd, size_t index,
-                       struct error **err)
+static int map_segment(struct ro_region *g, const struct ro_region_segment *s, struct error **err)
 {
     void *at;
+    int r = 0;
 
-    s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (s->fd < 0)
-        return error_set(err, -errno, "segment %zu", index);
-    at = mmap(g->start + s->offset, (size_t)s->bytes, PROT_READ,
+    at = mmap(g->start + g->used, (size_t)s->bytes, PROT_READ,
               MAP_SHARED | MAP_NORESERVE | MAP_FIXED, s->fd, 0);
     if (at == MAP_FAILED)
-        return error_set(err, -errno, "segment %zu: mapping it", index);
-    s->mapped = s->bytes;
-    if (fd_is_sealed(s->fd))
-        s->fd = close_fd(s->fd); /* the mapping holds the file, and nothing is left to watch */
+        return error_set(err, -errno, "segment %zu: mapping it%s", g->n,
+                         errno == ENOMEM ? ": no memory, or more mappings than vm.max_map_count"
+                                         : "");
     (void)madvise(at, (size_t)s->bytes, MADV_DONTDUMP);
     (void)madvise(at, (size_t)s->bytes, MADV_DONTFORK);
+    if (fd_is_sealed(s->fd))
+        ; /* nothing can be lost */
+    else if (s->bytes < RO_REGION_PROBED_BYTES)
+        probe_later(g, g->used, g->used + s->bytes);
+    else
+        r = watch_later(g, s);
+    if (r < 0)
+        return error_set(err, r, "segment %zu", g->n);
+    g->used += s->bytes;
+    g->n++;
+    return 0;
+}
+
+static struct ro_region *region_alloc(void)
+{
+    struct ro_region *g = xcalloc(1, sizeof(*g));
+
+    (void)pthread_mutex_init(&g->lock, NULL);
+    return g;
+}
+
+int ro_region_begin(struct ro_region **ret, struct error **err)
+{
+    _cleanup_(ro_region_freep) struct ro_region *g = region_alloc();
+    int r = -ENOMEM;
+
+    /* address space alone; what is not used of it goes back at the end */
+    for (uint64_t bytes = RO_REGION_BYTES_MAX; r == -ENOMEM && bytes >= RESERVE_MIN; bytes /= 2)
+        r = reserve(g, bytes);
+    if (r < 0)
+        return error_set(err, r, "reserving address space");
+    *ret = TAKE(g);
+    return 0;
+}
+
+static int append_checked(struct ro_region *g, const struct ro_region_segment *segments, size_t n,
+                          struct error **err)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < n && r >= 0; i++)
+        r = map_segment(g, &segments[i], err);
+    return r;
+}
+
+int ro_region_append(struct ro_region *g, const struct ro_region_segment *segments, size_t n,
+                     struct error **err)
+{
+    uint64_t total = g->used;
+    int r = g->bytes ? -EINVAL : check_segments(segments, n, g->n, &total, err);
+
+    if (r < 0)
+        return r;
+    if (total > g->limit)
+        return error_set(err, -ENOMEM, "no address space for a region of %llu MiB",
+                         (unsigned long long)(total >> 20));
+    return append_checked(g, segments, n, err);
+}
+
+int ro_region_finish(struct ro_region *g, struct error **err)
+{
+    uint64_t bytes = (g->used + RO_REGION_ALIGN - 1) & ~(RO_REGION_ALIGN - 1);
+    uint64_t keep = (uint64_t)(g->start - g->base) + bytes;
+    int r;
+
+    if (!g->n)
+        return error_set(err, -EINVAL, "a region of nothing");
+    if (keep < g->reserved && munmap(g->base + keep, (size_t)(g->reserved - keep)) == 0)
+        g->reserved = keep;
+    r = fault_watch(g->start, bytes);
+    if (r < 0)
+        return error_set(err, r, "too many regions");
+    g->bytes = bytes;
     return 0;
 }
 
 int ro_region_new(const struct ro_region_segment *segments, size_t n, struct ro_region **ret,
                   struct error **err)
 {
-    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
-    uint64_t bytes = 0, offset = 0;
-    int r;
+    _cleanup_(ro_region_freep) struct ro_region *g = region_alloc();
+    uint64_t total = 0;
+    int r = check_segments(segments, n, 0, &total, err);
 
-    r = check_segments(segments, n, &bytes, err);
     if (r < 0)
         return r;
-    g = xcalloc(1, sizeof(*g) + n * sizeof(g->segments[0]));
-    (void)pthread_mutex_init(&g->lock, NULL);
-    for (size_t i = 0; i < n; i++)
-        g->segments[i].fd = -EBADF;
-    g->n = n;
-    r = reserve(g, bytes);
+    r = reserve(g, (total + RO_REGION_ALIGN - 1) & ~(RO_REGION_ALIGN - 1));
     if (r < 0)
         return error_set(err, r, "reserving address space");
-    for (size_t i = 0; i < n; i++) {
-        struct segment *s = &g->segments[i];
-
-        s->offset = offset;
-        s->bytes = segments[i].bytes;
-        offset += s->bytes;
-        r = map_segment(g, s, segments[i].fd, i, err);
-        if (r < 0)
-            return r;
-    }
-    r = fault_watch(g->start, g->bytes);
+    r = append_checked(g, segments, n, err);
+    if (r >= 0)
+        r = ro_region_finish(g, err);
     if (r < 0)
-        return error_set(err, r, "too many regions");
+        return r;
     *ret = TAKE(g);
     return 0;
+}
+
+static void forget_files(struct ro_region *g)
+{
+    for (size_t i = 0; i < g->n_watched; i++)
+        (void)close_fd(g->watched[i].fd);
+    g->n_watched = g->n_probed = 0;
+}
+
+/* Over files: what looks at the region while it lasts sees a file or zeros. */
+static int put_nothing(struct ro_region *g, uint64_t bytes)
+{
+    if (mmap(g->start, (size_t)bytes, PROT_READ,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    forget_files(g);
+    g->used = 0;
+    g->n = 0;
+    return 0;
+}
+
+int ro_region_vacate(struct ro_region *g)
+{
+    int r;
+
+    (void)pthread_mutex_lock(&g->lock);
+    r = put_nothing(g, g->bytes);
+    if (r == 0) {
+        fault_unwatch(g->start);
+        g->limit = g->bytes;
+        g->bytes = 0;
+        atomic_store_explicit(&g->repaired, 0, memory_order_relaxed);
+    }
+    (void)pthread_mutex_unlock(&g->lock);
+    return r;
+}
+
+int ro_region_refill(struct ro_region *g, const struct ro_region_segment *segments, size_t n,
+                     struct error **err)
+{
+    uint64_t total = 0, bytes = 0;
+    int r = g->bytes || g->used ? -EINVAL : check_segments(segments, n, 0, &total, err);
+
+    if (r < 0)
+        return r;
+    if (!align_up(total, RO_REGION_ALIGN, &bytes) || bytes != g->limit)
+        return error_set(err, -EXDEV, "a region of %llu bytes where %llu were",
+                         (unsigned long long)bytes, (unsigned long long)g->limit);
+    r = append_checked(g, segments, n, err);
+    if (r >= 0)
+        r = ro_region_finish(g, err);
+    if (r < 0)
+        (void)put_nothing(g, g->limit);
+    return r;
 }
 
 void ro_region_free(struct ro_region *region)
 {
     if (!region)
         return;
-    if (region->start)
+    if (region->bytes)
         fault_unwatch(region->start);
     if (region->base)
         (void)munmap(region->base, (size_t)region->reserved);
-    for (size_t i = 0; i < region->n; i++)
-        region->segments[i].fd = close_fd(region->segments[i].fd);
+    forget_files(region);
+    free(region->watched);
+    free(region->probed);
     (void)pthread_mutex_destroy(&region->lock);
     free(region);
 }
@@ -185,37 +335,98 @@ void ro_region_slot(const struct ro_region *region, struct ro_region_slot *ret)
     };
 }
 
-static int repair_segment(struct ro_region *g, struct segment *s)
+/* ---------------------------------------------------------------- what files lost */
+
+struct repair {
+    int64_t pages;
+    uint64_t first; /* offset; UINT64_MAX: none */
+};
+
+/* Pages that come back with the file stay zeros: the snapshot is broken. */
+static int put_zeros(struct ro_region *g, uint64_t from, uint64_t to, struct repair *done)
+{
+    if (mmap(g->start + from, (size_t)(to - from), PROT_READ,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    done->pages += (int64_t)((to - from) / RO_REGION_PAGE);
+    if (from < done->first)
+        done->first = from;
+    return 0;
+}
+
+static int repair_watched(struct ro_region *g, struct watched *w, struct repair *done)
 {
     struct stat st;
     uint64_t have;
-    void *at;
+    int r;
 
-    if (s->fd < 0)
-        return 0;
-    if (fstat(s->fd, &st) < 0)
+    if (fstat(w->fd, &st) < 0)
         return -errno;
     have = pages_of((uint64_t)st.st_size);
-    if (have >= s->mapped)
+    if (have >= w->mapped)
         return 0;
-    at = mmap(g->start + s->offset + have, (size_t)(s->mapped - have), PROT_READ,
-              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    if (at == MAP_FAILED)
-        return -errno;
-    s->mapped = have; /* pages that come back with the file stay zeros: the snapshot is broken */
-    return 1;
+    r = put_zeros(g, w->offset + have, w->offset + w->mapped, done);
+    if (r == 0)
+        w->mapped = have;
+    return r;
 }
 
-int ro_region_repair(struct ro_region *region)
+/* Bytes from at on whose pages can be read, at most pages of them; the kernel finds out, so that no
+ * signal comes of it. */
+static int64_t readable_pages(const uint8_t *at, size_t pages)
 {
-    int mended = 0, r = 0;
+    struct iovec there[PROBE_PAGES];
+    uint8_t bytes[PROBE_PAGES];
+    struct iovec here = {.iov_base = bytes, .iov_len = pages};
+    ssize_t n;
+
+    for (size_t i = 0; i < pages; i++)
+        there[i] = (struct iovec){(void *)(uintptr_t)(at + i * RO_REGION_PAGE), 1};
+    n = process_vm_readv(getpid(), &here, 1, there, pages, 0);
+    if (n < 0)
+        return errno == EFAULT ? 0 : -errno;
+    return n;
+}
+
+static int repair_range(struct ro_region *g, struct range in, struct repair *done)
+{
+    int r = 0;
+
+    while (in.from < in.to && r >= 0) {
+        uint64_t left = (in.to - in.from) / RO_REGION_PAGE;
+        size_t pages = left < PROBE_PAGES ? (size_t)left : PROBE_PAGES;
+        int64_t n = readable_pages(g->start + in.from, pages);
+
+        if (n < 0)
+            return (int)n;
+        in.from += (uint64_t)n * RO_REGION_PAGE;
+        if ((size_t)n == pages)
+            continue;
+        r = put_zeros(g, in.from, in.from + RO_REGION_PAGE, done);
+        in.from += RO_REGION_PAGE;
+    }
+    return r;
+}
+
+int64_t ro_region_repair(struct ro_region *region, uint64_t *ret_first)
+{
+    struct repair done = {.first = UINT64_MAX};
+    int r = 0;
 
     (void)pthread_mutex_lock(&region->lock);
-    for (size_t i = 0; i < region->n && r >= 0; i++) {
-        r = repair_segment(region, &region->segments[i]);
-        if (r > 0)
-            mended++;
-    }
+    for (size_t i = 0; i < region->n_watched && r >= 0; i++)
+        r = repair_watched(region, &region->watched[i], &done);
+    for (size_t i = 0; i < region->n_probed && r >= 0; i++)
+        r = repair_range(region, region->probed[i], &done);
     (void)pthread_mutex_unlock(&region->lock);
-    return r < 0 ? r : mended;
+    atomic_fetch_add_explicit(&region->repaired, (uint64_t)done.pages, memory_order_relaxed);
+    if (ret_first)
+        *ret_first = done.first;
+    return done.pages ? done.pages : r;
+}
+
+uint64_t ro_region_repaired(const struct ro_region *region)
+{
+    return atomic_load_explicit(&region->repaired, memory_order_relaxed) +
+           fault_count_in(region->start);
 }

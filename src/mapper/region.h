@@ -22,22 +22,40 @@ struct ro_region;
 
 #define RO_REGION_ALIGN (2ULL << 20)
 #define RO_REGION_PAGE 4096ULL
-#define RO_REGION_SEGMENTS_MAX 257U /* metadata and 256 layers */
+/* metadata and 256 layers, or metadata and the files of a pod's volumes */
+#define RO_REGION_SEGMENTS_MAX 4400U
 #define RO_REGION_BYTES_MAX (1ULL << 40)
+/* A file below it is mapped without a descriptor being kept; what it loses is found by reading. */
+#define RO_REGION_PROBED_BYTES (4ULL << 20)
 
 struct ro_region_segment {
-    int fd; /* of a regular file; duplicated */
+    int fd; /* of a regular file; borrowed for the call */
     uint64_t
         bytes; /* multiple of RO_REGION_PAGE, > 0; the file has at least so many, less a part page */
 };
 
-/* High tier. -EACCES: a file could be written through its fd; -EINVAL: sizes, or not a regular
- * file; -E2BIG: over a limit above. */
+/* A region made at once, or begun, appended to as files come, and finished. Between begin and finish it
+ * has no slot. A file is mapped when it is appended: nothing but the mapping holds it then, unless it has
+ * RO_REGION_PROBED_BYTES and is not sealed (its descriptor is kept). High tier. -EACCES: a file could be
+ * written through its fd; -EINVAL: sizes, not a regular file, or nothing was appended; -E2BIG: over a
+ * limit above; -ENODEV: its file system maps nothing. After an error only ro_region_free is allowed. */
 int ro_region_new(const struct ro_region_segment *segments, size_t n, struct ro_region **ret,
                   struct error **err);
+int ro_region_begin(struct ro_region **ret, struct error **err);
+int ro_region_append(struct ro_region *region, const struct ro_region_segment *segments, size_t n,
+                     struct error **err);
+int ro_region_finish(struct ro_region *region, struct error **err);
 /* Unmaps; no slot may refer to it any more. */
 void ro_region_free(struct ro_region *region);
 DEFINE_CLEANUP(struct ro_region *, ro_region_free);
+
+/* Lets go of all files: the region is zeros from now on, at the same place, so that its slot may stay. 0 or
+ * errno: it is as it was. */
+int ro_region_vacate(struct ro_region *region);
+/* New files in a vacated region, whose place and size it keeps: as ro_region_new. -EXDEV: they take another
+ * size. After an error it is vacated. */
+int ro_region_refill(struct ro_region *region, const struct ro_region_segment *segments, size_t n,
+                     struct error **err);
 
 struct ro_region_slot {
     const void *hva;    /* borrowed, valid until ro_region_free */
@@ -46,6 +64,9 @@ struct ro_region_slot {
 };
 void ro_region_slot(const struct ro_region *region, struct ro_region_slot *ret);
 
-/* Replaces mapped pages that their file does not have any more by zero pages. Number of segments
- * mended (0: nothing was missing), or a negative errno. */
-int ro_region_repair(struct ro_region *region);
+/* Replaces mapped pages that their file does not have any more by zero pages. How many (0: nothing was
+ * missing; *ret_first, which may be NULL, is the offset of the first), or a negative errno. Files whose
+ * descriptor was not kept are read, a byte per page, by the kernel. */
+int64_t ro_region_repair(struct ro_region *region, uint64_t *ret_first);
+/* Pages replaced since it was made, also those of fault.h. Any thread. */
+uint64_t ro_region_repaired(const struct ro_region *region);

@@ -13,10 +13,10 @@
 #include "base/numparse.h"
 #include "base/str.h"
 #include "net/cni.h"
-#include "net/netns.h"
 
 #define ENVIRON_BYTES_MAX (256U << 10)
 #define LEFTOVER_PATIENCE_MS 1500 /* for all of them together */
+#define LEFTOVER_DEADLINE_MS 5000
 #define ID_KEY "CNI_CONTAINERID="
 
 static bool environ_has_id(const char *env, size_t len, char *const *ids)
@@ -81,7 +81,7 @@ static int kill_one(int proc_fd, const char *name, char *const *ids, uint64_t pa
 int cni_kill_leftovers(char *const *ids, struct error **err)
 {
     uint64_t now_ns = clock_mono_ns();
-    uint64_t end_ns = now_ns + (uint64_t)NETNS_DEADLINE_MS * 1000000;
+    uint64_t end_ns = now_ns + (uint64_t)LEFTOVER_DEADLINE_MS * 1000000;
     uint64_t patience_ns = now_ns + (uint64_t)LEFTOVER_PATIENCE_MS * 1000000;
     DIR *d;
     struct dirent *e;

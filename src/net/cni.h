@@ -176,6 +176,6 @@ DEFINE_CLEANUP(struct cni_call *, cni_call_free);
 
 /* After a crash of nexusd the plugins of an open ADD may still run and would race with the DEL that
  * undoes it. Gives them a moment to end by themselves, then kills every process with CNI_CONTAINERID=<one of ids> in its environment and waits
- * until it has gone, NETNS_DEADLINE_MS at most. ids: NULL-terminated. Reads all of /proc once: for
+ * until it has gone, 5 s at most. ids: NULL-terminated. Reads all of /proc once: for
  * recovery, before the first call. Number killed, or -ETIMEDOUT with the pid in the text. */
 int cni_kill_leftovers(char *const *ids, struct error **err);

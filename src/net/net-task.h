@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A short child that works inside another network namespace. Private to net. */
+/* A short child that works inside another network namespace. Private to net; its handle is public
+ * (netns.h). */
 #pragma once
 
 #include <stddef.h>
 
-#include "base/error.h"
+#include "net/netns.h"
 
 #define NET_TASK_DATA_MAX (32U << 10)
 
@@ -15,13 +16,12 @@ struct net_task_reply {
     size_t data_size;
 };
 
-/* Runs in the child, inside the namespace. 0 or a negative errno with *err. Must not write to
- * descriptors it did not open and must not return to the event loop. */
+/* Runs in the child, inside the namespace. 0 or a negative errno with *err. It has no descriptor but
+ * 0-2 and what it opens; it must not return to the event loop. */
 typedef int (*net_task_fn)(void *arg, struct net_task_reply *reply, struct error **err);
 
-/* Forks, enters netns_fd (or stays, if < 0), runs fn, waits NETNS_DEADLINE_MS at most for the answer
- * (then kills the child). arg: seen by the child as it is now. data (data_size bytes, at most
- * NET_TASK_DATA_MAX; may be NULL) and ret_fd (may be NULL: a passed fd is closed) are written on
- * success only. -ETIMEDOUT; -EIO: the child died; otherwise fn's error with its text and class. */
-int net_task_run(int netns_fd, net_task_fn fn, void *arg, void *data, size_t data_size, int *ret_fd,
-                 struct error **err);
+/* Forks, enters netns_fd (or stays, if < 0) and runs fn; done is called from the loop when the child
+ * has ended (see net_done_fn), with data of data_size bytes (at most NET_TASK_DATA_MAX). arg: seen by
+ * the child as it is now. Negative: nothing was started. */
+int net_task_start(sd_event *event, int netns_fd, net_task_fn fn, void *arg, size_t data_size,
+                   net_done_fn done, void *userdata, struct net_task **ret, struct error **err);

@@ -111,7 +111,8 @@ static int make_pin(const char *path, struct error **err)
     return r;
 }
 
-int netns_create(const char *path, int *ret_fd, struct error **err)
+int netns_create(sd_event *event, const char *path, net_done_fn done, void *userdata,
+                 struct net_task **ret, struct error **err)
 {
     _cleanup_(freep) char *copy = str_dup(path);
     int r = make_parent(path, err);
@@ -120,10 +121,7 @@ int netns_create(const char *path, int *ret_fd, struct error **err)
         r = make_pin(path, err);
     if (r < 0)
         return r;
-    r = net_task_run(-EBADF, create_in_child, copy, NULL, 0, ret_fd, err);
-    if (r < 0)
-        (void)netns_remove(path, NULL);
-    return r;
+    return net_task_start(event, -EBADF, create_in_child, copy, 0, done, userdata, ret, err);
 }
 
 int netns_open(const char *path, int *ret_fd, struct error **err)

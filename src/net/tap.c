@@ -46,20 +46,21 @@ static int create_in_child(void *arg, struct net_task_reply *reply, struct error
     return bring_up(name, err);
 }
 
-int tap_create(int netns_fd, const char *name, int *ret_fd, struct error **err)
+int tap_create(sd_event *event, int netns_fd, const char *name, net_done_fn done, void *userdata,
+               struct net_task **ret, struct error **err)
 {
     char copy[IFNAMSIZ] = "";
 
     if (!*name || strlen(name) >= IFNAMSIZ)
         return error_set(err, -EINVAL, "\"%s\" is no name for a TAP", name);
     memcpy(copy, name, strlen(name) + 1);
-    return net_task_run(netns_fd, create_in_child, copy, NULL, 0, ret_fd, err);
+    return net_task_start(event, netns_fd, create_in_child, copy, 0, done, userdata, ret, err);
 }
 
 /* ---------------------------------------------------------------- the coupling */
 
 struct redirect {
-    const char *cni_if, *tap;
+    const char *cni_if, *tap; /* tap NULL: only the settings are read */
 };
 
 /* The redirect takes every frame before the namespace's own stack sees it. Without a link-local
@@ -109,6 +110,24 @@ static int find_link(struct rtnl *nl, const char *name, struct rtnl_link *ret, s
     return r < 0 ? error_set(err, r, "interface %s of the pod: %s", name, strerror(-r)) : 0;
 }
 
+static int read_config(struct rtnl *nl, const char *ifname, const struct rtnl_link *link,
+                       struct net_config *config, struct error **err)
+{
+    int r;
+
+    (void)snprintf(config->mac, sizeof(config->mac), "%02x:%02x:%02x:%02x:%02x:%02x", link->mac[0],
+                   link->mac[1], link->mac[2], link->mac[3], link->mac[4], link->mac[5]);
+    config->mtu = link->mtu;
+    r = rtnl_addr_list(nl, link->index, config);
+    if (r == 0)
+        r = rtnl_route_list(nl, link->index, config);
+    if (r == -E2BIG)
+        return error_set(err, r, "interface %s has more than %d addresses or %d routes", ifname,
+                         NET_ADDRESSES_MAX, NET_ROUTES_MAX);
+    return r < 0 ? error_set(err, r, "cannot read the settings of %s: %s", ifname, strerror(-r))
+                 : 0;
+}
+
 static int redirect_in_child(void *arg, struct net_task_reply *reply, struct error **err)
 {
     const struct redirect *rd = arg;
@@ -121,7 +140,10 @@ static int redirect_in_child(void *arg, struct net_task_reply *reply, struct err
         return error_set(err, r, "cannot open a netlink socket: %s", strerror(-r));
     r = find_link(nl, rd->cni_if, &cni, err);
     if (r == 0)
-        r = find_link(nl, rd->tap, &tap, err);
+        r = read_config(nl, rd->cni_if, &cni, reply->data, err);
+    if (r < 0 || !rd->tap)
+        return r;
+    r = find_link(nl, rd->tap, &tap, err);
     if (r == 0)
         r = silence(nl, rd->cni_if, cni.index, err);
     if (r == 0)
@@ -131,50 +153,29 @@ static int redirect_in_child(void *arg, struct net_task_reply *reply, struct err
     return r;
 }
 
-int tap_redirect(int netns_fd, const char *cni_if, const char *tap, struct error **err)
+static bool is_ifname(const char *name)
+{
+    return *name && strlen(name) < IFNAMSIZ;
+}
+
+int tap_redirect(sd_event *event, int netns_fd, const char *cni_if, const char *tap,
+                 net_done_fn done, void *userdata, struct net_task **ret, struct error **err)
 {
     struct redirect rd = {cni_if, tap};
 
-    if (!*cni_if || strlen(cni_if) >= IFNAMSIZ || !*tap || strlen(tap) >= IFNAMSIZ)
+    if (!is_ifname(cni_if) || !is_ifname(tap))
         return error_set(err, -EINVAL, "\"%s\" or \"%s\" is no interface name", cni_if, tap);
-    return net_task_run(netns_fd, redirect_in_child, &rd, NULL, 0, NULL, err);
+    return net_task_start(event, netns_fd, redirect_in_child, &rd, sizeof(struct net_config), done,
+                          userdata, ret, err);
 }
 
-/* ---------------------------------------------------------------- the settings */
-
-static int read_in_child(void *arg, struct net_task_reply *reply, struct error **err)
+int net_read_config(sd_event *event, int netns_fd, const char *ifname, net_done_fn done,
+                    void *userdata, struct net_task **ret, struct error **err)
 {
-    const char *ifname = arg;
-    struct net_config *config = reply->data;
-    _cleanup_(rtnl_freep) struct rtnl *nl = NULL;
-    struct rtnl_link link;
-    int r;
+    struct redirect rd = {ifname, NULL};
 
-    r = rtnl_open(&nl);
-    if (r < 0)
-        return error_set(err, r, "cannot open a netlink socket: %s", strerror(-r));
-    r = find_link(nl, ifname, &link, err);
-    if (r < 0)
-        return r;
-    (void)snprintf(config->mac, sizeof(config->mac), "%02x:%02x:%02x:%02x:%02x:%02x", link.mac[0],
-                   link.mac[1], link.mac[2], link.mac[3], link.mac[4], link.mac[5]);
-    config->mtu = link.mtu;
-    r = rtnl_addr_list(nl, link.index, config);
-    if (r == 0)
-        r = rtnl_route_list(nl, link.index, config);
-    if (r == -E2BIG)
-        return error_set(err, r, "interface %s has more than %d addresses or %d routes", ifname,
-                         NET_ADDRESSES_MAX, NET_ROUTES_MAX);
-    return r < 0 ? error_set(err, r, "cannot read the settings of %s: %s", ifname, strerror(-r))
-                 : 0;
-}
-
-int net_read_config(int netns_fd, const char *ifname, struct net_config *ret, struct error **err)
-{
-    char copy[IFNAMSIZ] = "";
-
-    if (!*ifname || strlen(ifname) >= IFNAMSIZ)
+    if (!is_ifname(ifname))
         return error_set(err, -EINVAL, "\"%s\" is no interface name", ifname);
-    memcpy(copy, ifname, strlen(ifname) + 1);
-    return net_task_run(netns_fd, read_in_child, copy, ret, sizeof(*ret), NULL, err);
+    return net_task_start(event, netns_fd, redirect_in_child, &rd, sizeof(struct net_config), done,
+                          userdata, ret, err);
 }

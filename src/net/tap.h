@@ -3,7 +3,7 @@
  *
  *   veth of the bridge … eth0 (CNI's, in the pod's netns)  ⇄  tc ingress + mirred  ⇄  tap0 … nexus-vmm
  *
- * Order: netns_create, tap_create (its fd goes to nexus-vmm), CNI ADD, net_read_config, tap_redirect.
+ * Order: netns_create, tap_create (its fd goes to nexus-vmm), CNI ADD, tap_redirect.
  * The guest takes over MAC, MTU, addresses and routes of eth0. They stay configured on eth0 too, for
  * CHECK and DEL of the plugins, but no frame reaches the host's stack there: it cannot answer, also
  * when the VM is dead (mirred then drops).
@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/error.h"
+#include "net/netns.h"
 
 #define NET_CIDR_SIZE 64 /* "ffff:…/128" and NUL, with room */
 #define NET_ADDRESSES_MAX 16
@@ -38,15 +38,18 @@ struct net_config {
 };
 
 /* A TAP device (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, one queue) in the namespace, up, without
- * addresses. It lives as long as its fd (owned, close-on-exec, non-blocking). -EBUSY: the name is
- * taken. -ENODEV, -ENOENT: the host has no /dev/net/tun (load module tun). */
-int tap_create(int netns_fd, const char *name, int *ret_fd, struct error **err);
+ * addresses. It lives as long as its fd (done's; close-on-exec, non-blocking). -EINVAL, at once: the
+ * name. -EBUSY: the name is taken. -ENODEV, -ENOENT: the host has no /dev/net/tun (load module tun). */
+int tap_create(sd_event *event, int netns_fd, const char *name, net_done_fn done, void *userdata,
+               struct net_task **ret, struct error **err);
 
-/* Couples cni_if and tap, every frame both ways, gives the TAP the MTU of cni_if, and silences the
- * host's stack on both. Repeating it is harmless. -ENODEV: an interface is missing. -EOPNOTSUPP: the kernel lacks sch_ingress, cls_u32 (or
- * cls_matchall) or act_mirred. */
-int tap_redirect(int netns_fd, const char *cni_if, const char *tap, struct error **err);
+/* Reads the settings of cni_if (done's data: struct net_config), then couples cni_if and tap, every
+ * frame both ways, gives the TAP the MTU of cni_if, and silences the host's stack on both. Repeating
+ * it is harmless. -ENODEV: an interface is missing. -EOPNOTSUPP: the kernel lacks sch_ingress, cls_u32
+ * (or cls_matchall) or act_mirred. -E2BIG: more addresses or routes than the arrays hold. */
+int tap_redirect(sd_event *event, int netns_fd, const char *cni_if, const char *tap,
+                 net_done_fn done, void *userdata, struct net_task **ret, struct error **err);
 
-/* Reads MAC, MTU, addresses and routes, before or after tap_redirect.
- * -ENODEV: no such interface. -E2BIG: more addresses or routes than the arrays hold. */
-int net_read_config(int netns_fd, const char *ifname, struct net_config *ret, struct error **err);
+/* Only reads (done's data: struct net_config). */
+int net_read_config(sd_event *event, int netns_fd, const char *ifname, net_done_fn done,
+                    void *userdata, struct net_task **ret, struct error **err);

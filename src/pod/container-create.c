@@ -13,8 +13,9 @@
 #include "pod/vmm-client.h"
 
 #define SPEC_ARENA_BYTES (8U << 20)
+#define VOLUMES_TIMEOUT_MS 60000 /* a file system that hangs; others of the pod wait as long */
 
-enum create_step { CREATE_REGION, CREATE_GUEST, CREATE_COMMIT };
+enum create_step { CREATE_REGION, CREATE_VOLUMES, CREATE_BUNDLE, CREATE_GUEST, CREATE_COMMIT };
 
 static int connected(const struct container *c, struct error **err)
 {
@@ -39,21 +40,23 @@ static void on_answer(void *userdata, int r, const Nexus__VmmState *state, const
     struct error *copy = NULL;
 
     c->call = NULL;
+    container_volumes_release(c);
     if (r < 0 && plan_is_undoing(c->plan)) { /* it ends with the VM */
         log_warning("guest did not undo the container: %s", error_text(err, r));
         r = 0;
     }
     if (r < 0)
         (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
-    plan_step_done(c->plan, plan_current_step(c->plan), r < 0 ? r : 0, copy);
+    plan_step_done(c->plan, c->call_step, r < 0 ? r : 0, copy);
 }
 
-static int call(struct container *c, Nexus__ControlMessage *m, const int *fds, size_t n_fds,
-                unsigned deadline_ms, struct error **err)
+static int call(struct container *c, unsigned step, Nexus__ControlMessage *m, const int *fds,
+                size_t n_fds, unsigned deadline_ms, struct error **err)
 {
     int r = vmm_client_call(c->sandbox->client, m, fds, n_fds, deadline_ms, on_answer, c, &c->call,
                             err);
 
+    c->call_step = step;
     return r < 0 ? r : 1;
 }
 
@@ -66,6 +69,9 @@ static int create_region(struct plan_run *run, void *object, struct error **err)
     Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
     _cleanup_(freep) int *fds = NULL;
     _cleanup_(freep) uint64_t *bytes = NULL;
+    _cleanup_(freep) char *what =
+        str_printf("image %.200s",
+                   c->spec.user_specified_image ? c->spec.user_specified_image : c->spec.image);
     size_t n = 0;
     int r = connected(c, err);
 
@@ -75,11 +81,12 @@ static int create_region(struct plan_run *run, void *object, struct error **err)
     if (r < 0)
         return error_prefix(err, r, "image %s", c->status.image_id);
     body.key = c->status.image_id;
+    body.what = what;
     body.segment_bytes = bytes;
     body.n_segment_bytes = n;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
     m.add_region = &body;
-    r = call(c, &m, fds, n, REQUEST_TIMEOUT_MS, err);
+    r = call(c, CREATE_REGION, &m, fds, n, REQUEST_TIMEOUT_MS, err);
     for (size_t i = 0; i < n; i++)
         (void)close_fd(fds[i]);
     return r;
@@ -96,18 +103,36 @@ static int undo_region(struct plan_run *run, void *object, struct error **err)
     body.key = c->status.image_id;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION;
     m.remove_region = &body;
-    return call(c, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
+    return call(c, CREATE_REGION, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
 }
 
 /* ---- guest */
 
-static int create_guest(struct plan_run *run, void *object, struct error **err)
+/* The container's log, then its termination log, as CreateContainer wants them. */
+static int open_logs(const struct container *c, int fds[2], size_t *ret_n, bool *ret_termination,
+                     struct error **err)
 {
-    struct container *c = object;
+    const struct mount_spec *m = guest_termination_mount(c);
+    size_t n = 0;
+    int r = 0;
+
+    if (c->status.log_path)
+        r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &fds[n++], err);
+    if (r >= 0 && m)
+        r = termination_file_open(m->host_path, &fds[n++], err);
+    *ret_n = n;
+    *ret_termination = m != NULL;
+    return r;
+}
+
+static int tell_guest(struct container *c, struct error **err)
+{
     _cleanup_(arena_freep) struct arena *a = arena_new(SPEC_ARENA_BYTES);
-    _cleanup_(closep) int log_fd = -EBADF;
+    int fds[2] = {-EBADF, -EBADF};
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer body = NEXUS__CREATE_CONTAINER__INIT;
+    bool termination = false;
+    size_t n = 0;
     int r = connected(c, err);
 
     if (r < 0)
@@ -115,15 +140,43 @@ static int create_guest(struct plan_run *run, void *object, struct error **err)
     body.spec = guest_container_spec(a, c, err);
     if (!body.spec)
         return -EINVAL;
-    if (c->status.log_path) {
-        r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &log_fd, err);
-        if (r < 0)
-            return r;
+    r = open_logs(c, fds, &n, &termination, err);
+    if (r >= 0) {
+        body.rootfs_region = c->status.image_id;
+        body.termination_log = termination;
+        m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
+        m.create_container = &body;
+        r = call(c, CREATE_GUEST, &m, fds, n, CREATE_TIMEOUT_MS, err);
     }
-    body.rootfs_region = c->status.image_id;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
-    m.create_container = &body;
-    return call(c, &m, &log_fd, log_fd >= 0, CREATE_TIMEOUT_MS, err);
+    for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+        (void)close_fd(fds[i]);
+    return r;
+}
+
+static int create_guest(struct plan_run *run, void *object, struct error **err)
+{
+    struct container *c = object;
+    int r = container_volumes_hold(c, err);
+
+    return r != 0 ? r : tell_guest(c, err);
+}
+
+void container_create_go_on(struct container *c)
+{
+    struct error *err = NULL;
+    int r = container_volumes_hold(c, &err);
+
+    if (r == 0)
+        r = tell_guest(c, &err);
+    if (r < 0)
+        plan_step_done(c->plan, CREATE_GUEST, r, err);
+}
+
+static void cancel_guest(struct plan_run *run, void *object)
+{
+    cancel_call(run, object);
+    cancel_volumes(run, object);
+    container_volumes_release(object);
 }
 
 static int undo_guest(struct plan_run *run, void *object, struct error **err)
@@ -137,35 +190,74 @@ static int undo_guest(struct plan_run *run, void *object, struct error **err)
     body.container_id = c->id;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_CONTAINER;
     m.remove_container = &body;
-    return call(c, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
+    return call(c, CREATE_GUEST, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
 }
 
+static void cancel_save(struct plan_run *run, void *object)
+{
+    struct container *c = object;
+
+    store_forget(TAKE(c->op));
+}
+
+static void on_saved(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->op = NULL;
+    plan_step_written(c->plan, CREATE_COMMIT, r, err, "container", c->id);
+}
+
+static int save_as(struct container *c, enum container_state as, bool owed, struct error **err)
+{
+    int r = container_save(c, as, owed, on_saved, c, &c->op, err);
+
+    return r < 0 ? r : 1;
+}
+
+static void on_volumes_saved(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    _cleanup_(error_freep) struct error *why = NULL;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->op = NULL;
+    if (r >= 0)
+        r = save_as(c, CONTAINER_CREATED, false, &why);
+    if (r < 0)
+        plan_step_written(c->plan, CREATE_COMMIT, r, why ? why : err, "container", c->id);
+}
+
+/* Its record says CREATED; the container is it when the plan is over. Volumes without a user are
+ * forgotten at the next start, a container without its volumes is not: so theirs first. */
 static int create_commit(struct plan_run *run, void *object, struct error **err)
 {
     struct container *c = object;
     int r;
 
-    c->state = CONTAINER_CREATED;
-    r = container_save(c, false, err);
-    if (r < 0)
-        c->state = CONTAINER_CREATING;
-    return r;
+    if (!c->status.volumes.count)
+        return save_as(c, CONTAINER_CREATED, false, err);
+    r = sandbox_save(c->sandbox, c->sandbox->state, false, on_volumes_saved, c, &c->op, err);
+    return r < 0 ? r : 1;
 }
 
 static int undo_commit(struct plan_run *run, void *object, struct error **err)
 {
-    struct container *c = object;
-
-    c->state = CONTAINER_CREATING;
-    return container_save(c, true, err);
+    return save_as(object, CONTAINER_CREATING, true, err);
 }
 
 static const struct plan_step create_steps[] = {
     [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_call},
-    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_REGION), 0, 0, create_guest, undo_guest,
-                      cancel_call},
+    [CREATE_VOLUMES] = {"volumes", 0, PLAN_VOLATILE, VOLUMES_TIMEOUT_MS, create_volumes,
+                        undo_volumes, cancel_volumes},
+    /* a region that a crash leaves is one that no record names, see region.h */
+    [CREATE_BUNDLE] = {"bundle", PLAN_NEEDS(CREATE_REGION) | PLAN_NEEDS(CREATE_VOLUMES),
+                       PLAN_VOLATILE, 0, create_bundle, undo_bundle, cancel_volumes},
+    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_BUNDLE), 0, 0, create_guest, undo_guest,
+                      cancel_guest},
     [CREATE_COMMIT] = {"commit", PLAN_NEEDS(CREATE_GUEST), PLAN_VOLATILE, 0, create_commit,
-                       undo_commit, NULL},
+                       undo_commit, cancel_save},
 };
 const struct plan container_create_plan = {"container.create", PLAN_UNDOABLE, create_steps,
                                            ARRAY_SIZE(create_steps)};
@@ -207,13 +299,10 @@ static int prepare(struct container *c, struct error **err)
 {
     struct sandbox *s = c->sandbox;
     const struct image *image = image_lookup(s->node->images, c->spec.image);
-    int r, signal;
+    int signal;
 
     if (!image)
         return error_set(err, -ENOENT, "image %s is not there: pull it first", c->spec.image);
-    r = guest_check_mounts(&c->spec, err);
-    if (r < 0)
-        return r;
     c->image = image_ref(s->node->images, image->id);
     if (!c->image)
         return error_set(err, -ENOENT, "image %s is going away: pull it again", c->spec.image);

@@ -36,7 +36,7 @@ static int require_connection(const struct container *c, struct error **err)
 /* What the open plan waits for. A step waits for the exit exactly when it armed c->timer. */
 void container_plan_poke(struct container *c)
 {
-    if (!c->plan || !c->timer || !has_ended(c))
+    if (!c->plan || !c->timer || !has_ended(c) || c->end_op)
         return;
     c->timer = sd_event_source_disable_unref(c->timer);
     plan_step_done(c->plan, plan_current_step(c->plan), 0, NULL);
@@ -112,24 +112,41 @@ static int start_guest(struct plan_run *run, void *object, struct error **err)
     return r < 0 ? r : 1;
 }
 
-/* The exit of a short process can be told before the answer to its start. */
+static void cancel_save(struct plan_run *run, void *object)
+{
+    struct container *c = object;
+
+    store_forget(TAKE(c->op));
+}
+
+/* It runs: a full disk does not change that. */
+static void on_start_saved(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->op = NULL;
+    if (r < 0)
+        log_error("%s; nexus-vmm still knows that it runs", error_text(err, r));
+    plan_step_done(c->plan, plan_current_step(c->plan), 0, NULL);
+}
+
+/* The exit of a short process can be told before the answer to its start, and while this is written. */
 static int start_commit(struct plan_run *run, void *object, struct error **err)
 {
     struct container *c = object;
+    enum container_state as = c->state == CONTAINER_STARTING ? CONTAINER_RUNNING : c->state;
 
     if (!c->status.started_at_ns)
         c->status.started_at_ns = clock_real_ns();
     if (c->status.started_at_ns <= c->status.created_at_ns)
         c->status.started_at_ns = c->status.created_at_ns + 1;
-    if (c->state == CONTAINER_STARTING)
-        c->state = CONTAINER_RUNNING;
-    (void)container_save(c, true, NULL); /* it runs: a full disk does not change that */
-    return 0;
+    return container_save(c, as, true, on_start_saved, c, &c->op, NULL) < 0 ? 0 : 1;
 }
 
 static const struct plan_step start_steps[] = {
     {"guest", 0, 0, 0, start_guest, NULL, cancel_wait},
-    {"commit", PLAN_NEEDS(0), PLAN_VOLATILE, 0, start_commit, NULL, NULL},
+    {"commit", PLAN_NEEDS(0), PLAN_VOLATILE, 0, start_commit, NULL, cancel_save},
 };
 const struct plan container_start_plan = {"container.start", PLAN_FORWARD, start_steps,
                                           ARRAY_SIZE(start_steps)};
@@ -191,9 +208,11 @@ static int on_exit_overdue(sd_event_source *source, uint64_t usec, void *userdat
     struct sandbox *s = c->sandbox;
     LOG_SCOPE(pod, "pod", s->id);
 
-    log_error("container %s does not end on SIGKILL: its guest is broken, ending the VM", c->id);
     /* stays armed as the mark of waiting; the exit comes through the pidfd */
     (void)sd_event_source_set_enabled(source, SD_EVENT_OFF);
+    if (has_ended(c)) /* its record is being written */
+        return 0;
+    log_error("container %s does not end on SIGKILL: its guest is broken, ending the VM", c->id);
     sandbox_kill_vm(s, "AgentUnresponsive", "a container did not end on SIGKILL");
     return 0;
 }
@@ -202,7 +221,7 @@ static int wait_exit(struct plan_run *run, void *object, struct error **err)
 {
     struct container *c = object;
 
-    if (has_ended(c) || c->sandbox->process.pidfd < 0)
+    if (!c->end_op && (has_ended(c) || c->sandbox->process.pidfd < 0))
         return 0;
     if (sd_event_add_time_relative(c->sandbox->node->event, &c->timer, CLOCK_MONOTONIC,
                                    EXIT_TIMEOUT_MS * 1000ULL, 0, on_exit_overdue, c) < 0)
@@ -297,11 +316,22 @@ static int remove_region(struct plan_run *run, void *object, struct error **err)
     return 1;
 }
 
+static void on_record_deleted(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->op = NULL;
+    plan_step_written(c->plan, plan_current_step(c->plan), r, err, "the end of container", c->id);
+}
+
 static int remove_record(struct plan_run *run, void *object, struct error **err)
 {
     struct container *c = object;
+    int r =
+        store_delete(c->sandbox->node->container_store, c->id, on_record_deleted, c, &c->op, err);
 
-    return store_delete(c->sandbox->node->container_store, c->id, err);
+    return r < 0 ? r : 1;
 }
 
 static const struct plan_step remove_steps[] = {
@@ -309,7 +339,7 @@ static const struct plan_step remove_steps[] = {
     {"exit", PLAN_NEEDS(0), PLAN_VOLATILE, 0, wait_exit, NULL, cancel_wait},
     {"guest", PLAN_NEEDS(1), PLAN_VOLATILE, 0, remove_guest, NULL, cancel_wait},
     {"region", PLAN_NEEDS(2), PLAN_VOLATILE, 0, remove_region, NULL, cancel_wait},
-    {"record", PLAN_NEEDS(3), PLAN_VOLATILE, 0, remove_record, NULL, NULL},
+    {"record", PLAN_NEEDS(3), PLAN_VOLATILE, 0, remove_record, NULL, cancel_save},
 };
 const struct plan container_remove_plan = {"container.remove", PLAN_FORWARD, remove_steps,
                                            ARRAY_SIZE(remove_steps)};
@@ -340,18 +370,53 @@ void container_begin_remove(struct container *c)
 
 /* ---- the ends of plans */
 
+static void on_journal(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    LOG_SCOPE(container, "container", c->id);
+    struct error *copy = NULL;
+
+    c->journal_op = NULL;
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "cannot save container %s: %s",
+                              c->id, error_text(err, r));
+    plan_journal_done(c->plan, r, copy);
+}
+
 static int journal(void *object, struct error **err)
 {
     struct container *c = object;
+    int r = container_save(c, c->state, plan_run_plan(c->plan)->kind == PLAN_FORWARD, on_journal, c,
+                           &c->journal_op, err);
 
-    return container_save(c, c->plan && plan_run_plan(c->plan)->kind == PLAN_FORWARD, err);
+    return r < 0 ? r : 1;
+}
+
+static void on_undone_deleted(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    struct sandbox *s = c->sandbox;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->op = NULL;
+    if (r < 0)
+        log_error("%s; the next start will", error_text(err, r));
+    waiters_complete(&c->create_waiters, &s->node->answers, -c->why->code, c->why, NULL);
+    container_free(c);
+    volumes_collect(s);
+    node_check_ready(s->node);
 }
 
 static void create_finished(struct container *c, enum plan_outcome outcome, const struct error *why,
                             const struct error *undo_why)
 {
     struct waiter_queue *q = &c->sandbox->node->answers;
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
 
+    if (outcome == PLAN_DONE)
+        c->state = CONTAINER_CREATED; /* that is durable */
+    container_volumes_finish(c, outcome == PLAN_DONE);
     if (outcome == PLAN_DONE) {
         log_info("container %s is created", c->spec.name);
         waiters_complete(&c->create_waiters, q, 0, NULL, c->id);
@@ -360,11 +425,12 @@ static void create_finished(struct container *c, enum plan_outcome outcome, cons
     log_warning("container %s was not created: %s", c->spec.name, error_text(why, -EIO));
     if (outcome == PLAN_STUCK) /* what is left lives in the VM and ends with it */
         log_warning("undoing that failed: %s", error_text(undo_why, -EIO));
-    waiters_complete(&c->create_waiters, q, why ? -why->code : -EIO, why, NULL);
-    if (container_forget(c, NULL) < 0) {
-        log_error("cannot delete the record of container %s", c->id);
-        container_free(c);
-    }
+    c->state = CONTAINER_UNDOING; /* its name is free when its record is gone */
+    (void)error_set_class(&c->why, (int)error_class_of(why, -EIO), why ? -why->code : -EIO, "%s",
+                          error_text(why, -EIO));
+    r = store_delete(c->sandbox->node->container_store, c->id, on_undone_deleted, c, &c->op, &err);
+    if (r < 0)
+        on_undone_deleted(c, r, err);
 }
 
 static void start_finished(struct container *c, enum plan_outcome outcome, const struct error *why)
@@ -372,6 +438,8 @@ static void start_finished(struct container *c, enum plan_outcome outcome, const
     struct waiter_queue *q = &c->sandbox->node->answers;
 
     if (outcome == PLAN_DONE) {
+        if (c->state == CONTAINER_STARTING)
+            c->state = CONTAINER_RUNNING;
         log_info("container %s is started", c->spec.name);
         waiters_complete(&c->start_waiters, q, 0, NULL, c->id);
     } else {
@@ -383,6 +451,7 @@ static void start_finished(struct container *c, enum plan_outcome outcome, const
 static void remove_finished(struct container *c, enum plan_outcome outcome, const struct error *why)
 {
     struct waiter_queue *q = &c->sandbox->node->answers;
+    struct sandbox *s = c->sandbox;
 
     if (outcome != PLAN_DONE) {
         log_warning("container %s cannot be removed: %s", c->id, error_text(why, -EIO));
@@ -391,6 +460,7 @@ static void remove_finished(struct container *c, enum plan_outcome outcome, cons
     }
     log_info("container %s is removed", c->spec.name);
     container_free(c); /* answers those who wait */
+    volumes_collect(s);
 }
 
 /* What was asked for while a plan was going on. */
@@ -462,7 +532,7 @@ void container_adopt(struct container *c, const Nexus__ContainerState *state)
         }
         c->status.started_at_ns = state->started_at_ns;
         c->state = CONTAINER_RUNNING;
-        (void)container_save(c, true, NULL);
+        container_save_soon(c);
         container_on_state(c, state);
         break;
     case CONTAINER_CREATED: /* started, and the intent was lost with a full disk */
@@ -486,13 +556,17 @@ void container_resume(struct container *c)
     json_t *journal_ = TAKE(c->journal);
     int r = 0;
 
+    if (c->plan || c->op) { /* begun since the start, while its VM was not heard of */
+        json_decref(journal_);
+        return;
+    }
     if (c->state == CONTAINER_CREATING) {
         r = plan_run_restore(&container_create_plan, &container_plan_ops, c,
                              c->sandbox->node->event, journal_, &c->plan, &err);
         if (r >= 0)
             plan_run_start(c->plan);
         else
-            (void)container_forget(c, NULL);
+            container_forget(c); /* recovery collects its volumes */
     } else if (c->state == CONTAINER_REMOVING) {
         container_begin_remove(c);
     } else if (c->state == CONTAINER_RUNNING && str_equal(name, container_stop_plan.name)) {

@@ -28,6 +28,7 @@ static const struct record_field status_fields[] = {
     RECORD_FIELD(I32, container_status, stop_signal),
     RECORD_FIELD(BOOL, container_status, stop_signalled),
     RECORD_FIELD(U64, container_status, stop_deadline_ns),
+    RECORD_SUB(LIST, container_status, volumes, container_volume_desc),
 };
 static const struct record_desc status_desc = RECORD_DESC(container_status, status_fields);
 
@@ -53,9 +54,13 @@ void container_free(struct container *c)
     if (!c)
         return;
     q = &c->sandbox->node->answers;
+    store_forget(TAKE(c->journal_op));
     plan_run_free(c->plan);
     c->plan = NULL;
+    store_forget(TAKE(c->op));
+    store_forget(TAKE(c->end_op));
     vmm_call_cancel(c->call);
+    container_volumes_free(c);
     sd_event_source_disable_unref(c->timer);
     waiters_complete(&c->create_waiters, q, -ECANCELED, NULL, NULL);
     waiters_complete(&c->start_waiters, q, -ECANCELED, NULL, NULL);
@@ -66,6 +71,7 @@ void container_free(struct container *c)
     (void)hashmap_remove(&c->sandbox->node->containers, c->id);
     list_remove(&c->node);
     json_decref(c->journal);
+    error_free(c->why);
     container_spec_clear(&c->spec);
     record_clear(&status_desc, &c->status);
     free(c);
@@ -105,27 +111,41 @@ enum container_cri_state container_cri_state(const struct container *c)
 
 /* ---- records */
 
-int container_save(struct container *c, bool owed, struct error **err)
+int container_save(struct container *c, enum container_state as, bool owed, store_done_fn done,
+                   void *userdata, struct store_op **ret, struct error **err)
 {
-    json_t *doc = json_pack("{s:s, s:s, s:s, s:o, s:o}", "id", c->id, "sandbox", c->sandbox->id,
-                            "state", container_state_name(c->state), "spec",
-                            record_to_json(&container_spec_desc, &c->spec), "status",
-                            record_to_json(&status_desc, &c->status));
-    struct store *store = c->sandbox->node->container_store;
+    json_t *doc =
+        json_pack("{s:s, s:s, s:s, s:o, s:o}", "id", c->id, "sandbox", c->sandbox->id, "state",
+                  container_state_name(as), "spec", record_to_json(&container_spec_desc, &c->spec),
+                  "status", record_to_json(&status_desc, &c->status));
     int r = FP("pod.container.save");
 
     if (!doc)
         return error_set(err, -ENOMEM, "cannot describe container %s", c->id);
-    if (c->plan && c->state != CONTAINER_CREATED && c->state != CONTAINER_EXITED)
+    if (c->plan && as != CONTAINER_CREATED && as != CONTAINER_EXITED)
         (void)json_object_set_new(doc, "plan", plan_run_to_json(c->plan));
     if (r < 0)
         (void)error_set(err, r, "failpoint while saving a container");
-    else if (owed)
-        r = store_put_owed(store, c->id, doc, err);
     else
-        r = store_put(store, c->id, doc, err);
+        r = store_put(c->sandbox->node->container_store, c->id, doc, owed ? STORE_OWED : 0, done,
+                      userdata, ret, err);
     json_decref(doc);
     return r < 0 ? error_prefix(err, r, "cannot save container %s", c->id) : 0;
+}
+
+static void on_saved_soon(void *userdata, int r, const struct error *err)
+{
+    if (r < 0)
+        log_error("%s; nexus-vmm still knows better", error_text(err, r));
+}
+
+void container_save_soon(struct container *c)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = container_save(c, c->state, true, on_saved_soon, NULL, NULL, &err);
+
+    if (r < 0)
+        on_saved_soon(NULL, r, err);
 }
 
 static int parse(struct container *c, const json_t *doc, struct error **err)
@@ -173,22 +193,42 @@ int container_load(struct node *n, const char *id, const json_t *doc, struct con
     return 0;
 }
 
-int container_forget(struct container *c, struct error **err)
+static void on_forgotten(void *userdata, int r, const struct error *err)
 {
-    int r = store_delete(c->sandbox->node->container_store, c->id, err);
+    if (r < 0)
+        log_error("%s; the next start will", error_text(err, r));
+}
 
-    if (r >= 0)
-        container_free(c);
-    return r;
+void container_forget(struct container *c)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = store_delete(c->sandbox->node->container_store, c->id, on_forgotten, NULL, NULL, &err);
+
+    if (r < 0)
+        on_forgotten(NULL, r, err);
+    container_free(c);
 }
 
 /* ---- the end of a container */
+
+/* Only now others are told that it is over: they may have it on record as well. */
+static void on_end_saved(void *userdata, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    LOG_SCOPE(container, "container", c->id);
+
+    c->end_op = NULL;
+    if (r < 0)
+        log_error("%s; nexus-vmm still knows how it ended", error_text(err, r));
+    container_plan_poke(c);
+}
 
 void container_end(struct container *c, int exit_code, unsigned signal, const char *reason,
                    const char *message, uint64_t finished_at_ns)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     LOG_SCOPE(container, "container", c->id);
+    int r;
 
     if (c->status.finished_at_ns)
         return; /* it ends once */
@@ -204,9 +244,9 @@ void container_end(struct container *c, int exit_code, unsigned signal, const ch
     free(c->status.message);
     c->status.message = message && message[0] ? str_dup(message) : NULL;
     log_info("container %s exited: code %d, %s", c->spec.name, exit_code, reason);
-    if (container_save(c, true, &err) < 0)
-        log_error("%s; nexus-vmm still knows how it ended", error_text(err, -EIO));
-    container_plan_poke(c);
+    r = container_save(c, c->state, true, on_end_saved, c, &c->end_op, &err);
+    if (r < 0)
+        on_end_saved(c, r, err);
     sandbox_poke(c->sandbox);
 }
 

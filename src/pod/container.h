@@ -2,8 +2,10 @@
 /* A container of a sandbox. Readable by cri; changed only by the operations of node.h. */
 #pragma once
 
+#include "pod/pod-volume.h"
 #include "pod/sandbox.h"
 
+struct container_volumes;
 struct image;
 
 enum container_cri_state { /* CRI's numbers */
@@ -26,6 +28,7 @@ struct container_status {
     bool
         stop_signalled; /* the stop signal was sent; it is sent once however often Stop is called */
     uint64_t stop_deadline_ns; /* CLOCK_MONOTONIC of this boot; when SIGKILL is due */
+    RECORD_LIST_OF(struct container_volume) volumes; /* its mapped mounts (pod-volume.h) */
 };
 
 struct container {
@@ -38,9 +41,15 @@ struct container {
     const struct image *image; /* a counted use of it; NULL: its files are lost */
 
     /* nothing below is written to disk, except for the plan's journal */
-    struct plan_run *plan; /* owned */
-    json_t *journal;       /* owned */
-    struct vmm_call *call; /* owned; what the open plan's step waits for */
+    struct plan_run *plan;       /* owned */
+    json_t *journal;             /* owned */
+    struct store_op *journal_op; /* the plan's write that goes on */
+    struct store_op *op;         /* the write that a step, or the end of a plan, waits for */
+    struct store_op *end_op;     /* the write of its exit: who waits for that waits for this */
+    struct error *why;           /* owned; why it was not created, until its record is gone */
+    struct vmm_call *call;       /* owned; what the open plan's step waits for */
+    unsigned call_step;          /* of a create plan: which step that is */
+    struct container_volumes *volumes; /* owned; while it is created */
     sd_event_source *timer;
     bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */
     uint64_t stop_timeout_ms;        /* with stop_wanted */

@@ -16,6 +16,9 @@
 #include "pod/node-internal.h"
 
 #define INLINE_FILE_BYTES (64U << 10)
+/* kubelet tells the place with every container; without it the mount at its default is the one */
+#define TERMINATION_PATH_ANNOTATION "io.kubernetes.container.terminationMessagePath"
+#define TERMINATION_PATH_DEFAULT "/dev/termination-log"
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #define NEW(a, type, init)                         \
@@ -150,28 +153,50 @@ Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox
 
 static int refuse_mount(const struct mount_spec *m, const char *why, struct error **err)
 {
-    return error_set(err, -EOPNOTSUPP,
-                     "mount of %s at %s: %s; nexus-vmm shares regular files up to 64 KiB so far",
-                     m->host_path, m->container_path, why);
+    return error_set(
+        err, -EOPNOTSUPP,
+        "mount of %s at %s: %s; a VM gets Secret, ConfigMap, projected and downward API "
+        "volumes, and regular files up to 64 KiB",
+        m->host_path, m->container_path, why);
 }
 
-int guest_check_mounts(const struct container_spec *spec, struct error **err)
+int guest_check_mount(const struct mount_spec *m, struct error **err)
 {
-    for (size_t i = 0; i < spec->mounts.count; i++) {
-        const struct mount_spec *m = &spec->mounts.items[i];
-        struct stat st;
+    struct stat st;
 
-        if (stat(m->host_path, &st) < 0)
-            return error_set_class(err, ERROR_INVALID, -errno, "mount of %s at %s: %s",
-                                   m->host_path, m->container_path, strerror(errno));
-        if (S_ISDIR(st.st_mode))
-            return refuse_mount(m, "it is a directory of the host", err);
-        if (!S_ISREG(st.st_mode))
-            return refuse_mount(m, "it is no regular file", err);
-        if (st.st_size > (off_t)INLINE_FILE_BYTES)
-            return refuse_mount(m, "it is larger than that", err);
-    }
+    if (stat(m->host_path, &st) < 0)
+        return error_set_class(err, ERROR_INVALID, -errno, "mount of %s at %s: %s", m->host_path,
+                               m->container_path, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return refuse_mount(m, "it is a directory of the host", err);
+    if (!S_ISREG(st.st_mode))
+        return refuse_mount(m, "it is no regular file", err);
+    if (st.st_size > (off_t)INLINE_FILE_BYTES)
+        return refuse_mount(m, "it is larger than that", err);
     return 0;
+}
+
+static bool is_volume(const struct container *c, const struct mount_spec *m)
+{
+    for (size_t i = 0; i < c->status.volumes.count; i++)
+        if (str_equal(c->status.volumes.items[i].destination, m->container_path))
+            return true;
+    return false;
+}
+
+const struct mount_spec *guest_termination_mount(const struct container *c)
+{
+    const char *path = key_value_get(&c->spec.annotations, TERMINATION_PATH_ANNOTATION);
+
+    if (!path)
+        path = TERMINATION_PATH_DEFAULT;
+    for (size_t i = 0; i < c->spec.mounts.count; i++) {
+        const struct mount_spec *m = &c->spec.mounts.items[i];
+
+        if (!m->readonly && strcmp(m->container_path, path) == 0 && !is_volume(c, m))
+            return m;
+    }
+    return NULL;
 }
 
 static int inline_file(struct arena *a, const struct mount_spec *m, Nexus__InlineFile **ret,
@@ -200,17 +225,62 @@ static int inline_file(struct arena *a, const struct mount_spec *m, Nexus__Inlin
     return 0;
 }
 
-static int files(struct arena *a, const struct container_spec *spec, Nexus__ContainerSpec *out,
+static int files(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
                  struct error **err)
 {
+    const struct mount_spec *termination = guest_termination_mount(c);
+    size_t n = c->spec.mounts.count;
     int r = 0;
 
-    out->files = arena_alloc(a, (spec->mounts.count + 1) * sizeof(Nexus__InlineFile *));
+    out->files = arena_alloc(a, (n + 1) * sizeof(Nexus__InlineFile *));
     if (!out->files)
         return no_memory(err);
-    for (size_t i = 0; r >= 0 && i < spec->mounts.count; i++)
-        r = inline_file(a, &spec->mounts.items[i], &out->files[out->n_files++], err);
+    for (size_t i = 0; r >= 0 && i < n; i++) {
+        const struct mount_spec *m = &c->spec.mounts.items[i];
+
+        if (is_volume(c, m))
+            continue;
+        r = inline_file(a, m, &out->files[out->n_files], err);
+        if (r >= 0)
+            out->files[out->n_files++]->comes_back = m == termination;
+    }
     return r;
+}
+
+/* ---- container: mapped volumes */
+
+static Nexus__VolumeMount *volume_mount(struct arena *a, const struct container_volume *ref,
+                                        const struct pod_volume *v)
+{
+    Nexus__VolumeMount *m = NEW(a, Nexus__VolumeMount, nexus__volume_mount__init);
+
+    if (!m)
+        return NULL;
+    m->volume = arena_strdup(a, v->rec.name);
+    m->region = arena_strdup(a, v->rec.region);
+    m->part = arena_strdup(a, v->rec.name);
+    m->live = v->rec.live;
+    m->destination = arena_strdup(a, ref->destination);
+    return m->volume && m->region && m->part && m->destination ? m : NULL;
+}
+
+static int volumes(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
+                   struct error **err)
+{
+    size_t n = c->status.volumes.count;
+
+    out->volumes = arena_alloc(a, (n + 1) * sizeof(Nexus__VolumeMount *));
+    for (size_t i = 0; out->volumes && i < n; i++) {
+        const struct container_volume *ref = &c->status.volumes.items[i];
+        const struct pod_volume *v = volume_by_name(c->sandbox, ref->volume);
+
+        if (!v || !v->rec.region)
+            return error_set(err, -ESTALE, "mount at %s: its volume is gone", ref->destination);
+        out->volumes[out->n_volumes] = volume_mount(a, ref, v);
+        if (!out->volumes[out->n_volumes++])
+            return no_memory(err);
+    }
+    return out->volumes ? 0 : no_memory(err);
 }
 
 /* ---- container: process */
@@ -411,7 +481,7 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
         return NULL;
     }
     out->process = process(a, c, err);
-    if (!out->process || files(a, &c->spec, out, err) < 0)
+    if (!out->process || files(a, c, out, err) < 0 || volumes(a, c, out, err) < 0)
         return NULL;
     out->id = arena_strdup(a, c->id);
     out->name = arena_strdup(a, c->spec.name);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a container's log: below the pod's log directory, no link followed, a regular file with one
+/* Opening a container's logs: below the pod's log directory, no link followed, a regular file with one
  * name, and never waited for (a FIFO in its place would be). */
 #include <fcntl.h>
 #include <string.h>
@@ -76,5 +76,27 @@ int log_file_open(const char *log_directory, const char *log_path, int *ret_fd, 
         return error_set(err, r, "cannot open log %s/%s: %s", log_directory, log_path,
                          strerror(-r));
     *ret_fd = r;
+    return 0;
+}
+
+int termination_file_open(const char *path, int *ret_fd, struct error **err)
+{
+    _cleanup_(closep) int fd =
+        open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    struct stat st;
+    int r = fd < 0 || fstat(fd, &st) < 0 ? -errno : 0;
+
+    if (r == 0 && (!S_ISREG(st.st_mode) || st.st_nlink != 1))
+        r = -EMLINK;
+    if (r == -EMLINK || r == -ELOOP || r == -ENXIO)
+        return error_set_class(err, ERROR_DENIED, r,
+                               "termination log %s is no regular file of its own (a link or a "
+                               "device)",
+                               path);
+    if (r < 0) /* "no such object" would be the container's */
+        return error_set_class(err,
+                               r == -ENOENT ? (int)ERROR_INVALID : (int)error_class_of(NULL, r), r,
+                               "cannot open termination log %s: %s", path, strerror(-r));
+    *ret_fd = TAKE_FD(fd);
     return 0;
 }

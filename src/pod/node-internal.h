@@ -4,14 +4,17 @@
 
 #include "base/hashmap.h"
 #include "cgroup/cgroup.h"
+#include "event/worker.h"
 #include "image/image-store.h"
 #include "net/cni.h"
 #include "pod/node.h"
+#include "pod/pod-volume.h"
+#include "pod/region.h"
 #include "store/store.h"
 
 #define CNI_IFNAME "eth0"
 #define TAP_NAME "tap0"
-#define HELLO_TIMEOUT_MS 10000   /* nexus-vmm's own answer, no guest involved */
+#define HELLO_TIMEOUT_MS 30000   /* nexus-vmm's own answer, no guest involved */
 #define REQUEST_TIMEOUT_MS 35000 /* an answer that needs the guest; nexus-vmm gives it 30 s */
 #define CREATE_TIMEOUT_MS 65000  /* the same for creating a container: 60 s */
 #define EXIT_TIMEOUT_MS 10000    /* from SIGKILL to the end of a process */
@@ -34,16 +37,26 @@ struct node {
     void *on_ready_userdata;
     void (*on_idle)(void *userdata);
     void *on_idle_userdata;
-    sd_event_source *recovery_timer; /* owned; serves even if a plan is stuck */
-    char **strangers;                /* owned; ids of sandboxes whose records are damaged */
-    unsigned adopting;               /* sandboxes whose VM has not answered yet */
+    sd_event_source *recovery_timer;   /* owned; serves even if a plan is stuck */
+    char **strangers;                  /* owned; ids of sandboxes whose records are damaged */
+    struct volume_watch *volume_watch; /* owned */
+    sd_event_source *volume_io;        /* owned */
+    struct worker *worker;             /* owned */
+    unsigned adopting;                 /* sandboxes whose VM has not answered yet */
 };
 
 /* sandbox.c */
 struct sandbox *sandbox_new(struct node *n, const char *id); /* in the node's map, not in names */
 void sandbox_free(struct sandbox *s); /* out of the maps; its record and its VM stay as they are */
 DEFINE_CLEANUP(struct sandbox *, sandbox_free);
-int sandbox_save(struct sandbox *s, bool owed, struct error **err);
+/* Queues its record, as if it were in that state; what happens then is store_put()'s. */
+int sandbox_save(struct sandbox *s, enum sandbox_state as, bool owed, store_done_fn done,
+                 void *userdata, struct store_op **ret, struct error **err);
+/* The same as it is, for what an older record leads to as well; a failure is logged. */
+void sandbox_save_soon(struct sandbox *s);
+/* Ends the waiting step of the plan with the end of a write. err: borrowed. */
+void plan_step_written(struct plan_run *run, unsigned step, int r, const struct error *err,
+                       const char *what, const char *id);
 /* From a record; s->journal is the open plan's. */
 int sandbox_load(struct node *n, const char *id, const json_t *doc, struct sandbox **ret,
                  struct error **err);
@@ -66,10 +79,10 @@ int release_containers(struct plan_run *run, void *object, struct error **err);
 int release_guest(struct plan_run *run, void *object, struct error **err);
 int release_process(struct plan_run *run, void *object, struct error **err);
 int release_network(struct plan_run *run, void *object, struct error **err);
-int release_netns(struct plan_run *run, void *object, struct error **err);
 int release_cgroup(struct plan_run *run, void *object, struct error **err);
 int release_scratch(struct plan_run *run, void *object, struct error **err);
 void release_cancel(struct plan_run *run, void *object);
+void release_cancel_save(struct plan_run *run, void *object); /* s->op */
 /* Ends the step that began the CNI call, if its plan is still the open one. Takes err. */
 void release_call_ended(struct sandbox *s, int r, struct error *err);
 /* DEL, for the step cni_step that waits. */
@@ -77,6 +90,15 @@ void release_network_now(struct sandbox *s);
 /* Fills a CNI request from the sandbox; ports is memory for its port mappings. */
 void sandbox_cni_request(const struct sandbox *s, struct cni_request *req,
                          struct cni_port_mapping **ports);
+
+/* sandbox-net.c: steps that work in the pod's network namespace, and their undo */
+int net_netns(struct plan_run *run, void *object, struct error **err);
+int release_netns(struct plan_run *run, void *object, struct error **err);
+int net_tap(struct plan_run *run, void *object, struct error **err);
+int net_undo_tap(struct plan_run *run, void *object, struct error **err);
+int net_redirect(struct plan_run *run, void *object, struct error **err);
+int net_undo_redirect(struct plan_run *run, void *object, struct error **err);
+void net_cancel(struct plan_run *run, void *object);
 
 /* sandbox-vm.c */
 void sandbox_socket_name(const struct sandbox *s, char ret[LIMIT_ID_MAX + 8]);
@@ -98,7 +120,10 @@ int sandbox_wait_for(struct sandbox *s, const struct plan_run *run, enum sandbox
 /* container.c */
 struct container *container_new(struct sandbox *s, const char *id);
 void container_free(struct container *c);
-int container_save(struct container *c, bool owed, struct error **err);
+/* As sandbox_save(). */
+int container_save(struct container *c, enum container_state as, bool owed, store_done_fn done,
+                   void *userdata, struct store_op **ret, struct error **err);
+void container_save_soon(struct container *c);
 int container_load(struct node *n, const char *id, const json_t *doc, struct container **ret,
                    struct error **err);
 /* → EXITED. started 0: keep; finished 0: now. */
@@ -114,8 +139,8 @@ void container_begin_remove(struct container *c);
 void container_plan_poke(struct container *c); /* it is EXITED now */
 /* Another container of the pod has the same image. */
 bool container_region_is_used(const struct container *c);
-/* Deletes record and object: the end of it. */
-int container_forget(struct container *c, struct error **err);
+/* Deletes record and object: the end of it. A record that stays leads to the same end. */
+void container_forget(struct container *c);
 extern const struct plan container_create_plan, container_start_plan, container_stop_plan,
     container_remove_plan;
 extern const struct plan_ops container_plan_ops;
@@ -130,6 +155,9 @@ int scratch_remove(struct node *n, const char *id, struct error **err);
 /* log-file.c */
 /* Opens (creating it) the log below the pod's log directory, following no link. */
 int log_file_open(const char *log_directory, const char *log_path, int *ret_fd, struct error **err);
+/* Opens a container's termination log, which is there, to be written by nexus-vmm: a regular file with one
+ * name, no link, never waited for. */
+int termination_file_open(const char *path, int *ret_fd, struct error **err);
 
 /* guest-config.c */
 struct net_config;
@@ -140,5 +168,9 @@ Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox
 /* files of mounts are read here. */
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
                                            struct error **err);
-/* Whether the mounts can be served: small files only. Looks at the files, reads none. */
-int guest_check_mounts(const struct container_spec *spec, struct error **err);
+/* The mount that is its termination log: a writable file where kubelet's annotation says, or at its default
+ * place. NULL: it has none. Borrowed. */
+const struct mount_spec *guest_termination_mount(const struct container *c);
+/* Whether a mount that is no volume can be served: small files only. Looks at the file, reads nothing.
+ * Any thread. */
+int guest_check_mount(const struct mount_spec *m, struct error **err);

@@ -14,6 +14,7 @@
 #include "pod/node-internal.h"
 #include "pod/scratch.h"
 #include "pod/vmm-client.h"
+#include "pod/volume-update.h"
 
 static int open_below(const char *dir, const char *name, mode_t mode, int *ret, struct error **err)
 {
@@ -24,11 +25,12 @@ static int open_below(const char *dir, const char *name, mode_t mode, int *ret, 
                     : 0;
 }
 
-static int open_store(const char *dir, const char *name, struct store **ret, struct error **err)
+static int open_store(const char *dir, const char *name, struct store_queue *queue,
+                      struct store **ret, struct error **err)
 {
     _cleanup_(freep) char *path = str_printf("%s/%s", dir, name);
 
-    return store_open(path, ret, err);
+    return store_open(path, queue, ret, err);
 }
 
 int node_new(sd_event *event, const struct node_config *config, struct image_store *images,
@@ -50,15 +52,18 @@ int node_new(sd_event *event, const struct node_config *config, struct image_sto
         return error_set(err, r, "cannot set up the event loop: %s", strerror(-r));
     r = boot_id_read(config->boot_id_path, n->boot_id, err);
     if (r >= 0)
-        r = open_store(config->state_dir, "sandboxes", &n->sandbox_store, err);
+        r = open_store(config->state_dir, "sandboxes", config->store_queue, &n->sandbox_store, err);
     if (r >= 0)
-        r = open_store(config->state_dir, "containers", &n->container_store, err);
+        r = open_store(config->state_dir, "containers", config->store_queue, &n->container_store,
+                       err);
     if (r >= 0)
         r = open_below(config->state_dir, "scratch", 0700, &n->scratch_dirfd, err);
     if (r >= 0)
         r = open_below(config->run_dir, "vmm", 0700, &n->vmm_dirfd, err);
     if (r >= 0)
         r = cgroup_fs_open(config->cgroup_root, &n->cgroups, err);
+    if (r >= 0)
+        r = volumes_init(n, err);
     if (r < 0)
         return r;
     *ret = TAKE(n);
@@ -71,6 +76,7 @@ void node_free(struct node *n)
         return;
     while (n->order.next && !list_is_empty(&n->order))
         sandbox_free(list_first(&n->order, struct sandbox, order));
+    volumes_done(n);
     if (n->answers.done.next)
         waiter_queue_done(&n->answers);
     sd_event_source_disable_unref(n->recovery_timer);
@@ -330,6 +336,7 @@ int node_exec(struct node *n, const char *id, char *const *command, uint64_t tim
     process.args = (char **)(uintptr_t)command; /* only read */
     spec.container_id = c->id;
     spec.process = &process;
+    spec.late_start = true;
     sandbox_socket_name(c->sandbox, name);
     return vmm_exec_start(n->event, n->vmm_dirfd, name, &spec, timeout_ms, fn, userdata, ret, err);
 }
@@ -346,4 +353,5 @@ void node_each_failpoint(void (*fn)(const char *name, void *userdata), void *use
     for (size_t i = 0; i < ARRAY_SIZE(plans); i++)
         plan_each_failpoint(plans[i], fn, userdata);
     fn("pod.run.spawned", userdata);
+    volume_update_each_failpoint(fn, userdata);
 }

@@ -17,15 +17,20 @@
 #include "pod/sandbox.h"
 #include "pod/vmm-exec.h"
 #include "pod/waiter.h"
+#include "volume/kind.h"
+#include "volume/layout.h"
 
 struct image_store;
 struct node;
 
-struct node_config {          /* all borrowed, outlive the node */
-    const char *state_dir;    /* sandboxes/, containers/, scratch/ below it */
-    const char *run_dir;      /* vmm/ below it */
-    const char *netns_dir;    /* "/run/netns" */
-    const char *boot_id_path; /* "/proc/sys/kernel/random/boot_id" */
+struct store_queue;
+
+struct node_config {                 /* all borrowed, outlive the node */
+    struct store_queue *store_queue; /* writes the records */
+    const char *state_dir;           /* sandboxes/, containers/, scratch/ below it */
+    const char *run_dir;             /* vmm/ below it */
+    const char *netns_dir;           /* "/run/netns" */
+    const char *boot_id_path;        /* "/proc/sys/kernel/random/boot_id" */
 
     const char *vmm_path, *kernel_path, *initramfs_path, *kvm_path;
     char *const *vmm_args; /* more options of nexus-vmm; may be NULL */
@@ -44,6 +49,9 @@ struct node_config {          /* all borrowed, outlive the node */
     char *const *cni_bin_dirs;
     unsigned cni_timeout_ms;
     const char *cgroup_root;
+
+    struct volume_roots volume_roots; /* where mapped volumes are */
+    enum volume_data volume_data;
 };
 
 /* Opens stores and directories; nothing is touched yet. */
@@ -95,6 +103,9 @@ int node_stop_sandbox(struct node *n, const char *id, waiter_fn fn, void *userda
                       struct waiter **ret, struct error **err);
 int node_remove_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
                         struct waiter **ret, struct error **err);
+/* Asks its VM for the counters of its regions; success also if it does not answer. */
+int node_refresh_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
+                         struct waiter **ret, struct error **err);
 
 /* ---- containers */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The plan engine. Everything happens in advance(), called from one deferred event source: a step
- * that ends, fails or times out only marks itself and arms that source. So no step function is ever
- * called from inside another one, and finished() may free the run. */
+ * that ends, fails or times out, and a write that ends, only marks itself and arms that source. So no
+ * step function is ever called from inside another one, and finished() may free the run. */
 #include "pod/plan.h"
 
 #include <stdio.h>
@@ -14,9 +14,12 @@
 #include "base/str.h"
 
 enum step_state {
-    STEP_IDLE,    /* nothing of it happened; also: undone */
-    STEP_BEGUN,   /* its intent is written; its effect may exist */
-    STEP_RUNNING, /* returned 1; plan_step_done() is awaited */
+    STEP_IDLE,     /* nothing of it happened; also: undone */
+    STEP_INTENDED, /* its intent is to be written */
+    STEP_WRITTEN,  /* it is: the step begins with the next turn */
+    STEP_BEGUN,    /* its effect may exist */
+    STEP_RUNNING,  /* returned 1; plan_step_done() is awaited */
+    STEP_SAVING,   /* its effect is complete and to be written */
     STEP_DONE,
     STEP_UNDOING, /* its undo returned 1 */
 };
@@ -26,6 +29,10 @@ struct run_step {
     sd_event_source *timer; /* owned; the deadline */
     uint64_t begun_ns;
     uint64_t took_ns;
+};
+
+struct span {
+    uint64_t begun_ns, took_ns;
 };
 
 struct plan_run {
@@ -40,7 +47,14 @@ struct plan_run {
     struct error *why;      /* owned; the first failure */
     struct error *undo_why; /* owned */
     unsigned current;
+    uint32_t want;    /* bit i: the record is to be written for step i */
+    uint32_t covered; /* the same of the write that goes on */
+    bool writing;
+    bool told; /* finished() was called */
+    uint64_t write_begun_ns;
     struct run_step steps[PLAN_STEPS_MAX];
+    struct span journals[PLAN_JOURNALS_MAX]; /* the first writes of the record */
+    unsigned n_journals;
 };
 
 static int hit(const struct plan_run *run, const char *when, const char *step)
@@ -88,6 +102,30 @@ static void keep_error(struct error **slot, struct error *err)
         *slot = err;
 }
 
+/* The step does not go on; what of it exists is undone later. */
+static void stop_step(struct plan_run *run, unsigned i)
+{
+    struct run_step *s = &run->steps[i];
+
+    switch ((int)s->state) {
+    case STEP_INTENDED:
+    case STEP_WRITTEN: /* it never began */
+        s->state = STEP_IDLE;
+        break;
+    case STEP_SAVING:
+        s->state = STEP_DONE;
+        break;
+    case STEP_RUNNING:
+        step_stop_timer(s);
+        s->state = STEP_BEGUN;
+        if (run->plan->steps[i].cancel)
+            run->plan->steps[i].cancel(run, run->object);
+        break;
+    default:
+        break;
+    }
+}
+
 /* What every run of a plan goes through when it may not go on. */
 static void turn_back(struct plan_run *run, int r, struct error *err)
 {
@@ -98,15 +136,9 @@ static void turn_back(struct plan_run *run, int r, struct error *err)
     if (run->undoing)
         return;
     run->undoing = true;
-    for (unsigned i = 0; i < run->plan->step_count; i++) {
-        struct run_step *s = &run->steps[i];
-        if (s->state != STEP_RUNNING)
-            continue;
-        step_stop_timer(s);
-        s->state = STEP_BEGUN;
-        if (run->plan->steps[i].cancel)
-            run->plan->steps[i].cancel(run, run->object);
-    }
+    run->want = 0;
+    for (unsigned i = 0; i < run->plan->step_count; i++)
+        stop_step(run, i);
 }
 
 static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata)
@@ -152,10 +184,75 @@ static void step_finished(struct plan_run *run, unsigned i)
               (unsigned long long)(s->took_ns / 1000));
 }
 
-static int journal(struct plan_run *run, struct error **err)
+/* ---- writes of the record */
+
+static void written(struct plan_run *run, unsigned i)
 {
-    return run->ops->journal(run->object, err);
+    struct run_step *s = &run->steps[i];
+
+    if (s->state == STEP_INTENDED)
+        s->state = STEP_WRITTEN;
+    else if (s->state == STEP_SAVING)
+        s->state = STEP_DONE;
 }
+
+static void end_write(struct plan_run *run, int r, struct error *err)
+{
+    uint32_t covered = run->covered;
+
+    run->writing = false;
+    run->covered = 0;
+    if (run->n_journals < PLAN_JOURNALS_MAX)
+        run->journals[run->n_journals++] =
+            (struct span){run->write_begun_ns, clock_mono_ns() - run->write_begun_ns};
+    if (run->undoing) { /* what it was for is not wanted any more */
+        error_free(err);
+        return;
+    }
+    if (r < 0 && run->plan->kind == PLAN_UNDOABLE) {
+        turn_back(run, r, err);
+        return;
+    }
+    if (r < 0) /* idempotent: the older record leads to the same end */
+        log_warning("%s: cannot write how far it is, going on: %s", run->plan->name,
+                    error_text(err, r));
+    error_free(err);
+    for (unsigned i = 0; i < run->plan->step_count; i++)
+        if (covered & PLAN_NEEDS(i))
+            written(run, i);
+}
+
+/* One at a time: what comes to be written meanwhile goes into the next one together. True if it is over
+ * already. */
+static bool begin_write(struct plan_run *run)
+{
+    struct error *err = NULL;
+    int r;
+
+    if (!run->want || run->writing)
+        return false;
+    run->covered = run->want;
+    run->want = 0;
+    run->writing = true;
+    run->write_begun_ns = clock_mono_ns();
+    r = run->ops->journal(run->object, &err);
+    if (r == 1)
+        return false;
+    end_write(run, r, err);
+    return true;
+}
+
+void plan_journal_done(struct plan_run *run, int r, struct error *err)
+{
+    if (!run->writing) {
+        error_free(err);
+        return;
+    }
+    end_write(run, r, err);
+    (void)sd_event_source_set_enabled(run->defer, SD_EVENT_ONESHOT);
+}
+
+/* ---- steps */
 
 /* The end of a step's effect: the failpoint, and the early save where asked for. */
 static void complete(struct plan_run *run, unsigned i)
@@ -171,14 +268,10 @@ static void complete(struct plan_run *run, unsigned i)
         return;
     }
     step_finished(run, i);
-    if (!(step->flags & PLAN_SAVE))
-        return;
-    r = journal(run, &err);
-    if (r < 0 && run->plan->kind == PLAN_UNDOABLE)
-        turn_back(run, r, TAKE(err));
-    else if (r < 0)
-        log_warning("%s: cannot save the result of %s, going on: %s", run->plan->name, step->name,
-                    error_text(err, r));
+    if (step->flags & PLAN_SAVE) {
+        run->steps[i].state = STEP_SAVING;
+        run->want |= PLAN_NEEDS(i);
+    }
 }
 
 static bool is_ready(const struct plan_run *run, unsigned i)
@@ -189,38 +282,6 @@ static bool is_ready(const struct plan_run *run, unsigned i)
         if (run->plan->steps[i].needs & PLAN_NEEDS(k) && run->steps[k].state != STEP_DONE)
             return false;
     return true;
-}
-
-/* Marks every step that may begin; writes their intents in one record. 1 if there is any. */
-static int begin_ready(struct plan_run *run, bool *ready)
-{
-    _cleanup_(error_freep) struct error *err = NULL;
-    bool any = false, write = false;
-    int r;
-
-    for (unsigned i = 0; i < run->plan->step_count; i++) {
-        ready[i] = is_ready(run, i);
-        if (!ready[i])
-            continue;
-        any = true;
-        run->steps[i].state = STEP_BEGUN;
-        write |= !(run->plan->steps[i].flags & PLAN_VOLATILE);
-    }
-    if (!write)
-        return any;
-    r = journal(run, &err);
-    if (r >= 0)
-        return 1;
-    if (run->plan->kind == PLAN_FORWARD) { /* idempotent: the older record leads to the same end */
-        log_warning("%s: cannot write the intent, going on: %s", run->plan->name,
-                    error_text(err, r));
-        return 1;
-    }
-    for (unsigned i = 0; i < run->plan->step_count; i++)
-        if (ready[i])
-            run->steps[i].state = STEP_IDLE;
-    turn_back(run, r, TAKE(err));
-    return 0;
 }
 
 static void run_step(struct plan_run *run, unsigned i)
@@ -259,28 +320,37 @@ static bool end(struct plan_run *run, enum plan_outcome outcome)
     return false;
 }
 
+/* Begins every step that may begin, or has its intent written first. True if there was any. */
+static bool begin_ready(struct plan_run *run)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < run->plan->step_count && !run->undoing; i++) {
+        struct run_step *s = &run->steps[i];
+        bool ready = is_ready(run, i);
+
+        if (ready && !(run->plan->steps[i].flags & PLAN_VOLATILE)) {
+            s->state = STEP_INTENDED;
+            run->want |= PLAN_NEEDS(i);
+        } else if (ready || s->state == STEP_WRITTEN) {
+            s->state = STEP_BEGUN;
+            run_step(run, i);
+            any = true;
+        }
+    }
+    return any;
+}
+
 /* True while there may be more to do at once. */
 static bool advance_forward(struct plan_run *run)
 {
-    bool ready[PLAN_STEPS_MAX] = {false};
     bool waiting = false;
 
-    if (begin_ready(run, ready) > 0) {
-        for (unsigned i = 0; i < run->plan->step_count; i++) {
-            if (ready[i] && run->undoing)
-                run->steps[i].state = STEP_IDLE; /* a step before it failed: it never began */
-            else if (ready[i])
-                run_step(run, i);
-        }
-        return true;
-    }
-    if (run->undoing)
+    if (begin_ready(run) || run->undoing || begin_write(run))
         return true;
     for (unsigned i = 0; i < run->plan->step_count; i++)
         waiting |= run->steps[i].state != STEP_DONE;
-    if (waiting)
-        return false;
-    return end(run, PLAN_DONE);
+    return waiting ? false : end(run, PLAN_DONE);
 }
 
 static void undone(struct plan_run *run, unsigned i)
@@ -356,10 +426,12 @@ static int advance(sd_event_source *source, void *userdata)
 
     (void)snprintf(id, sizeof(id), "%s", run->ops->log_id(run->object));
     LOG_SCOPE(object, run->ops->log_key, id);
-    while (more)
+    while (more && !run->halted)
         more = run->undoing ? advance_back(run) : advance_forward(run);
-    if (run->halted) /* may free the run */
+    if (run->halted && !run->writing && !run->told) {
+        run->told = true; /* it may free the run */
         run->ops->finished(run, run->object, run->outcome, run->why, run->undo_why);
+    }
     return 0;
 }
 
@@ -459,9 +531,32 @@ bool plan_step_is_done(const struct plan_run *run, unsigned step)
     return run->steps[step].state == STEP_DONE;
 }
 
-uint64_t plan_step_ns(const struct plan_run *run, unsigned step)
+static size_t add_span(char *text, size_t size, const char *name, uint64_t begun_ns,
+                       uint64_t took_ns)
 {
-    return run->steps[step].state == STEP_DONE ? run->steps[step].took_ns : 0;
+    int k = snprintf(text, size, " %s=%llu+%lluus", name, (unsigned long long)(begun_ns / 1000),
+                     (unsigned long long)(took_ns / 1000));
+
+    if (k > 0 && (size_t)k < size)
+        return (size_t)k;
+    text[0] = '\0';
+    return 0;
+}
+
+void plan_run_times(const struct plan_run *run, uint64_t origin_ns, char *text, size_t size)
+{
+    size_t n = 0;
+
+    text[0] = '\0';
+    for (unsigned i = 0; i < run->plan->step_count; i++) {
+        const struct run_step *s = &run->steps[i];
+        if (s->state == STEP_DONE)
+            n += add_span(text + n, size - n, run->plan->steps[i].name, s->begun_ns - origin_ns,
+                          s->took_ns);
+    }
+    for (unsigned i = 0; i < run->n_journals; i++)
+        n += add_span(text + n, size - n, "journal", run->journals[i].begun_ns - origin_ns,
+                      run->journals[i].took_ns);
 }
 
 const struct plan *plan_run_plan(const struct plan_run *run)
@@ -479,7 +574,7 @@ json_t *plan_run_to_json(const struct plan_run *run)
     json_t *begun = json_array(), *done = json_array(), *doc;
 
     for (unsigned i = 0; i < run->plan->step_count; i++) {
-        if (run->steps[i].state == STEP_DONE)
+        if (run->steps[i].state == STEP_DONE || run->steps[i].state == STEP_SAVING)
             (void)json_array_append_new(done, json_string(run->plan->steps[i].name));
         else if (run->steps[i].state != STEP_IDLE)
             (void)json_array_append_new(begun, json_string(run->plan->steps[i].name));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Plans: an operation as data. A plan is a table of steps, each with what it does and how that is
  * undone; the engine runs it from the event loop, writes the intent of a step durably before the
- * step's first external effect, and undoes what was begun, backwards, when a step fails. A crash is a
+ * step's first external effect (a write is an event like any other; one at a time), and undoes what was begun, backwards, when a step fails. A crash is a
  * failure found at the next start: the journal lives in the object's own record.
  *
  * Kinds: PLAN_UNDOABLE (run, create) ends done or undone; PLAN_FORWARD (stop, remove) only goes on,
@@ -25,6 +25,7 @@
 #include "base/error.h"
 
 #define PLAN_STEPS_MAX 16
+#define PLAN_JOURNALS_MAX 12
 
 struct plan_run;
 
@@ -33,7 +34,7 @@ typedef int (*plan_step_fn)(struct plan_run *run, void *object, struct error **e
 typedef void (*plan_cancel_fn)(struct plan_run *run, void *object);
 
 #define PLAN_VOLATILE 1U /* leaves nothing behind that a crash could strand: no intent is written */
-#define PLAN_SAVE 2U     /* what it found out is written as soon as it is done */
+#define PLAN_SAVE 2U     /* what it found out is written before it counts as done */
 
 struct plan_step {
     const char *name;     /* [a-z_]: in records, failpoints, logs */
@@ -65,9 +66,11 @@ enum plan_outcome {
 struct plan_ops {
     const char *log_key; /* "pod", "container": the object's name in log lines … */
     const char *(*log_id)(const void *object); /* … and its id, borrowed */
-    /* Writes the object's record, with plan_run_to_json() in it. Durable on return. */
+    /* Writes the object's record as it is now, with plan_run_to_json() in it. 1: goes on, and
+     * plan_journal_done() tells when it is durable (unless the run is freed before: the object sees to
+     * that). 0: durable already. Negative: failed. */
     int (*journal)(void *object, struct error **err);
-    /* The last call of a run; frees it (plan_run_free) when it likes. why: the first failure, or NULL
+    /* The last call of a run, when no write goes on; frees it (plan_run_free) when it likes. why: the first failure, or NULL
      * for PLAN_DONE; borrowed. undo_why: PLAN_STUCK only. */
     void (*finished)(struct plan_run *run, void *object, enum plan_outcome outcome,
                      const struct error *why, const struct error *undo_why);
@@ -91,12 +94,16 @@ void plan_run_free(struct plan_run *run);
 /* The end of a step (or of its undo) that returned 1. r negative: failed; consumes err, which may
  * only be set then. Ignored for a step that does not wait (a late answer). */
 void plan_step_done(struct plan_run *run, unsigned step, int r, struct error *err);
+/* The end of a write that returned 1. Consumes err. */
+void plan_journal_done(struct plan_run *run, int r, struct error *err);
 /* The step whose function runs right now. */
 unsigned plan_current_step(const struct plan_run *run);
 bool plan_is_undoing(const struct plan_run *run);
 bool plan_step_is_done(const struct plan_run *run, unsigned step);
-/* Nanoseconds the step took, 0 if it is not done: the stage times of a pod start. */
-uint64_t plan_step_ns(const struct plan_run *run, unsigned step);
+/* Where the time went: " name=BEGIN+TOOKus" of each step that is done and of each write of the record
+ * (journal=…, the first PLAN_JOURNALS_MAX of them), microseconds since origin_ns (clock_mono_ns).
+ * text always ends with a NUL; what has no room is left out. */
+void plan_run_times(const struct plan_run *run, uint64_t origin_ns, char *text, size_t size);
 const struct plan *plan_run_plan(const struct plan_run *run);
 /* The failure that made it turn back, or NULL. Borrowed. */
 const struct error *plan_run_error(const struct plan_run *run);

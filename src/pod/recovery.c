@@ -23,6 +23,7 @@
 
 /* ---- readiness */
 
+/* Or the deletion of a record that ends one. */
 static bool any_plan(const struct node *n)
 {
     size_t i;
@@ -30,10 +31,10 @@ static bool any_plan(const struct node *n)
     struct sandbox *s;
 
     list_foreach (s, &n->order, order)
-        if (s->plan)
+        if (s->plan || s->op)
             return true;
     hashmap_foreach (c, i, &n->containers) {
-        if (c->plan)
+        if (c->plan || c->op)
             return true;
     }
     return false;
@@ -101,6 +102,8 @@ static void resume_containers(struct sandbox *s)
 
     list_foreach_safe (c, next, &s->containers, node)
         container_resume(c);
+    if (s->state == SANDBOX_READY)
+        volumes_collect(s);
 }
 
 /* Its VM has said all it knows, or is gone. */
@@ -232,7 +235,7 @@ static void on_container(const char *name, const json_t *doc, void *userdata)
     if (r >= 0)
         return;
     log_error("dropping a container: %s", error_text(err, r));
-    (void)store_delete(n->container_store, name, NULL);
+    (void)store_delete(n->container_store, name, NULL, NULL, NULL, NULL);
 }
 
 static void on_damaged_container(const char *name, const char *reason, void *userdata)

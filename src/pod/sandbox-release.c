@@ -96,7 +96,7 @@ static int find_process(struct sandbox *s, struct error **err)
     int r;
 
     if (s->process.pidfd >= 0)
-        return 0;
+        return s->process_io ? 0 : sandbox_watch_process(s, err);
     sandbox_pid_name(s, name);
     r = vmm_process_load(s->node->vmm_dirfd, name, s->node->boot_id, &s->process, &why);
     if (r == -ESRCH || r == -ENOENT)
@@ -262,15 +262,6 @@ int release_network(struct plan_run *run, void *object, struct error **err)
     return s->status.network_owed ? begin_del(s, err) : 0;
 }
 
-int release_netns(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    s->netns_fd = close_fd(s->netns_fd);
-    free(TAKE(s->net));
-    return s->status.netns_path ? netns_remove(s->status.netns_path, err) : 0;
-}
-
 /* ---- the rest */
 
 int release_cgroup(struct plan_run *run, void *object, struct error **err)
@@ -306,19 +297,35 @@ static void cancel_network_wait(struct plan_run *run, void *object)
         cni_call_cancel(s->cni);
 }
 
+void release_cancel_save(struct plan_run *run, void *object)
+{
+    struct sandbox *s = object;
+
+    store_forget(TAKE(s->op));
+}
+
 /* On a disk so full that not even the reserve helps it is stopped all the same: the older record makes
  * the next start do all of it again, which finds nothing left to do. */
+static void on_stop_saved(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->op = NULL;
+    if (r < 0)
+        log_warning("stopped, but that cannot be saved: %s", error_text(err, r));
+    plan_step_done(s->plan, plan_current_step(s->plan), 0, NULL);
+}
+
 static int stop_commit(struct plan_run *run, void *object, struct error **err)
 {
     _cleanup_(error_freep) struct error *why = NULL;
     struct sandbox *s = object;
-    int r;
+    int r = sandbox_save(s, SANDBOX_STOPPED, true, on_stop_saved, s, &s->op, &why);
 
-    s->state = SANDBOX_STOPPED;
-    r = sandbox_save(s, true, &why);
     if (r < 0)
         log_warning("stopped, but that cannot be saved: %s", error_text(why, r));
-    return 0;
+    return r < 0 ? 0 : 1;
 }
 
 enum stop_step {
@@ -340,39 +347,80 @@ static const struct plan_step stop_steps[] = {
                   NULL, release_cancel},
     [STOP_NETWORK] = {"network", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE | PLAN_SAVE, 0,
                       release_network, NULL, cancel_network_wait},
-    [STOP_NETNS] = {"netns", PLAN_NEEDS(STOP_NETWORK), PLAN_VOLATILE, 0, release_netns, NULL, NULL},
+    [STOP_NETNS] = {"netns", PLAN_NEEDS(STOP_NETWORK), PLAN_VOLATILE, 0, release_netns, NULL,
+                    net_cancel},
     [STOP_CGROUP] = {"cgroup", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE, 0, release_cgroup, NULL, NULL},
     [STOP_SCRATCH] = {"scratch", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE, 0, release_scratch, NULL,
                       NULL},
     [STOP_COMMIT] = {"commit",
                      PLAN_NEEDS(STOP_NETNS) | PLAN_NEEDS(STOP_CGROUP) | PLAN_NEEDS(STOP_SCRATCH),
-                     PLAN_VOLATILE, 0, stop_commit, NULL, NULL},
+                     PLAN_VOLATILE, 0, stop_commit, NULL, release_cancel_save},
 };
 const struct plan sandbox_stop_plan = {"pod.stop", PLAN_FORWARD, stop_steps,
                                        ARRAY_SIZE(stop_steps)};
 
 /* ---- remove */
 
+static int forget_next(struct sandbox *s, struct error **err);
+
+static void on_forgotten(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+    struct container *c = hashmap_get(&s->node->containers, s->forgetting);
+    struct error *copy = NULL;
+
+    s->op = NULL;
+    if (r < 0) {
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+    } else {
+        if (c && c->sandbox == s) /* else its own removal ended first */
+            container_free(c);
+        r = forget_next(s, &copy);
+    }
+    if (r != 1)
+        plan_step_done(s->plan, plan_current_step(s->plan), r, copy);
+}
+
+/* 1: goes on. */
+static int forget_next(struct sandbox *s, struct error **err)
+{
+    struct container *c;
+    int r;
+
+    if (list_is_empty(&s->containers))
+        return 0;
+    c = list_first(&s->containers, struct container, node);
+    memcpy(s->forgetting, c->id, sizeof(s->forgetting));
+    r = store_delete(s->node->container_store, c->id, on_forgotten, s, &s->op, err);
+    return r < 0 ? r : 1;
+}
+
 static int remove_containers(struct plan_run *run, void *object, struct error **err)
 {
-    struct sandbox *s = object;
-    int r = 0;
+    return forget_next(object, err);
+}
 
-    while (r >= 0 && !list_is_empty(&s->containers))
-        r = container_forget(list_first(&s->containers, struct container, node), err);
-    return r < 0 ? r : 0;
+static void on_deleted_record(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->op = NULL;
+    plan_step_written(s->plan, plan_current_step(s->plan), r, err, "the end of sandbox", s->id);
 }
 
 static int remove_record(struct plan_run *run, void *object, struct error **err)
 {
     struct sandbox *s = object;
+    int r = store_delete(s->node->sandbox_store, s->id, on_deleted_record, s, &s->op, err);
 
-    return store_delete(s->node->sandbox_store, s->id, err);
+    return r < 0 ? r : 1;
 }
 
 static const struct plan_step remove_steps[] = {
-    {"containers", 0, 0, 0, remove_containers, NULL, NULL},
-    {"record", PLAN_NEEDS(0), PLAN_VOLATILE, 0, remove_record, NULL, NULL},
+    {"containers", 0, 0, 0, remove_containers, NULL, release_cancel_save},
+    {"record", PLAN_NEEDS(0), PLAN_VOLATILE, 0, remove_record, NULL, release_cancel_save},
 };
 const struct plan sandbox_remove_plan = {"pod.remove", PLAN_FORWARD, remove_steps,
                                          ARRAY_SIZE(remove_steps)};

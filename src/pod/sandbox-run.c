@@ -16,7 +16,6 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "net/netns.h"
 #include "net/tap.h"
 #include "pod/node-internal.h"
 #include "pod/vmm-client.h"
@@ -96,28 +95,6 @@ int sandbox_prepare_run(struct sandbox *s, struct error **err)
 
 /* ---- network */
 
-static int run_netns(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    return netns_create(s->status.netns_path, &s->netns_fd, err);
-}
-
-static int tap_open(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    return tap_create(s->netns_fd, TAP_NAME, &s->tap_fd, err);
-}
-
-static int tap_close(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    s->tap_fd = close_fd(s->tap_fd);
-    return 0;
-}
-
 static void take_result(struct sandbox *s, const struct cni_result *result)
 {
     free(s->status.cni_result);
@@ -192,20 +169,6 @@ static void cancel_network(struct plan_run *run, void *object)
         sd_event_add_time_relative(s->node->event, &s->cni_timer, CLOCK_MONOTONIC,
                                    ADD_PATIENCE_MS * 1000ULL, 0, on_add_patience_over, s) < 0)
         cni_call_cancel(s->cni);
-}
-
-static int run_redirect(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-    int r;
-
-    s->net = xcalloc(1, sizeof(*s->net));
-    r = net_read_config(s->netns_fd, CNI_IFNAME, s->net, err);
-    if (r >= 0) /* from here on every frame is the guest's */
-        r = tap_redirect(s->netns_fd, CNI_IFNAME, TAP_NAME, err);
-    /* held until now, so that a VM that ends meanwhile does not take it away and blur the cause */
-    s->tap_fd = close_fd(s->tap_fd);
-    return r;
 }
 
 /* ---- host resources */
@@ -329,6 +292,8 @@ static int spawn(struct sandbox *s, const struct vmm_files *f, struct error **er
     char name[LIMIT_ID_MAX + 8];
     int r = vmm_spawn(&args_of, &s->process, &go, err);
 
+    if (r >= 0)
+        r = sandbox_watch_process(s, err);
     if (r < 0)
         return r;
     r = FP("pod.run.spawned");
@@ -336,8 +301,6 @@ static int spawn(struct sandbox *s, const struct vmm_files *f, struct error **er
         return error_set(err, r, "failpoint after spawning nexus-vmm");
     sandbox_pid_name(s, name);
     r = vmm_process_save(s->node->vmm_dirfd, name, &s->process, s->node->boot_id, err);
-    if (r >= 0)
-        r = sandbox_watch_process(s, err);
     if (r >= 0 && vmm_spawn_go(go) < 0)
         r = error_set(err, -EPIPE, "nexus-vmm ended before it began");
     return r;
@@ -454,33 +417,42 @@ static int run_configure(struct plan_run *run, void *object, struct error **err)
     return r < 0 ? r : sandbox_wait_for(s, run, SANDBOX_WAIT_CALL);
 }
 
+static void on_saved(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->op = NULL;
+    plan_step_written(s->plan, RUN_COMMIT, r, err, "sandbox", s->id);
+}
+
+static int save_as(struct sandbox *s, enum sandbox_state as, bool owed, struct error **err)
+{
+    int r = sandbox_save(s, as, owed, on_saved, s, &s->op, err);
+
+    return r < 0 ? r : 1;
+}
+
+/* The record says READY; the sandbox is it when the plan is over: until then it can still turn back. */
 static int run_commit(struct plan_run *run, void *object, struct error **err)
 {
     struct sandbox *s = object;
-    int r;
 
     free(TAKE(s->net));
     s->netns_fd = close_fd(s->netns_fd);
-    s->state = SANDBOX_READY;
-    r = sandbox_save(s, false, err);
-    if (r < 0)
-        s->state = SANDBOX_CREATING;
-    return r;
+    return save_as(s, SANDBOX_READY, false, err);
 }
 
 static int undo_commit(struct plan_run *run, void *object, struct error **err)
 {
-    struct sandbox *s = object;
-
-    s->state = SANDBOX_CREATING;
-    return sandbox_save(s, true, err);
+    return save_as(object, SANDBOX_CREATING, true, err);
 }
 
 static const struct plan_step run_steps[] = {
-    [RUN_NETNS] = {"netns", 0, 0, 0, run_netns, release_netns, NULL},
+    [RUN_NETNS] = {"netns", 0, 0, 0, net_netns, release_netns, net_cancel},
     [RUN_NETWORK] = {"network", PLAN_NEEDS(RUN_NETNS), PLAN_SAVE, 0, run_network, release_network,
                      cancel_network},
-    [RUN_TAP] = {"tap", PLAN_NEEDS(RUN_NETNS), PLAN_VOLATILE, 0, tap_open, tap_close, NULL},
+    [RUN_TAP] = {"tap", PLAN_NEEDS(RUN_NETNS), PLAN_VOLATILE, 0, net_tap, net_undo_tap, net_cancel},
     [RUN_CGROUP] = {"cgroup", PLAN_NEEDS(RUN_NETNS), 0, 0, run_cgroup, release_cgroup, NULL},
     [RUN_SCRATCH] = {"scratch", PLAN_NEEDS(RUN_NETNS), 0, 0, run_scratch, release_scratch, NULL},
     [RUN_VMM] = {"vmm", PLAN_NEEDS(RUN_TAP) | PLAN_NEEDS(RUN_CGROUP) | PLAN_NEEDS(RUN_SCRATCH), 0,
@@ -490,10 +462,10 @@ static const struct plan_step run_steps[] = {
     [RUN_GUEST] = {"guest", PLAN_NEEDS(RUN_HELLO), PLAN_VOLATILE, 0, run_guest, NULL,
                    release_cancel},
     [RUN_REDIRECT] = {"redirect", PLAN_NEEDS(RUN_NETWORK) | PLAN_NEEDS(RUN_TAP), PLAN_VOLATILE, 0,
-                      run_redirect, NULL, NULL},
+                      net_redirect, net_undo_redirect, net_cancel},
     [RUN_CONFIGURE] = {"configure", PLAN_NEEDS(RUN_GUEST) | PLAN_NEEDS(RUN_REDIRECT), PLAN_VOLATILE,
                        0, run_configure, NULL, release_cancel},
     [RUN_COMMIT] = {"commit", PLAN_NEEDS(RUN_CONFIGURE), PLAN_VOLATILE, 0, run_commit, undo_commit,
-                    NULL},
+                    release_cancel_save},
 };
 const struct plan sandbox_run_plan = {"pod.run", PLAN_UNDOABLE, run_steps, ARRAY_SIZE(run_steps)};

@@ -275,6 +275,10 @@ static void take_state(struct sandbox *s, const Nexus__VmmState *state)
             if (!own_container(s, state->containers[i]->id))
                 remove_stranger(s, state->containers[i]->id);
     }
+    if (s->state == SANDBOX_READY && !s->vm_ended) {
+        regions_take(s, state);
+        volumes_resume(s);
+    }
     if (s->vm_ended)
         guest_ended(s, state->end, state->end_detail);
 }

@@ -10,6 +10,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "net/netns.h"
 #include "pod/node-internal.h"
 #include "pod/vmm-client.h"
 
@@ -45,6 +46,8 @@ struct sandbox *sandbox_new(struct node *n, const char *id)
     s->node = n;
     (void)snprintf(s->id, sizeof(s->id), "%s", id);
     list_init(&s->containers);
+    list_init(&s->volumes);
+    list_init(&s->regions);
     list_init(&s->run_waiters);
     list_init(&s->stop_waiters);
     list_init(&s->remove_waiters);
@@ -75,8 +78,12 @@ void sandbox_free(struct sandbox *s)
 {
     if (!s)
         return;
+    store_forget(TAKE(s->journal_op));
     plan_run_free(s->plan);
     s->plan = NULL;
+    store_forget(TAKE(s->op));
+    volumes_end(s);
+    regions_clear(s);
     while (!list_is_empty(&s->containers))
         container_free(list_first(&s->containers, struct container, node));
     waiters_complete(&s->run_waiters, &s->node->answers, -ECANCELED, NULL, NULL);
@@ -93,6 +100,7 @@ void sandbox_free(struct sandbox *s)
     sd_event_source_disable_unref(s->cni_timer);
     cni_call_free(s->cni);
     cni_network_free(s->cni_net);
+    net_task_free(s->net_task);
     free(s->net);
     vmm_process_close(&s->process);
     (void)close_fd(s->netns_fd);
@@ -101,6 +109,7 @@ void sandbox_free(struct sandbox *s)
     (void)close_fd(s->cgroup_fd);
     json_decref(s->journal);
     error_free(s->owed);
+    error_free(s->why);
     error_free(s->pending);
     sandbox_spec_clear(&s->spec);
     record_clear(&status_desc, &s->status);
@@ -124,26 +133,54 @@ bool sandbox_is_ready(const struct sandbox *s)
     return s->state == SANDBOX_READY;
 }
 
-int sandbox_save(struct sandbox *s, bool owed, struct error **err)
+int sandbox_save(struct sandbox *s, enum sandbox_state as, bool owed, store_done_fn done,
+                 void *userdata, struct store_op **ret, struct error **err)
 {
     json_t *doc = json_pack("{s:s, s:s, s:s, s:o, s:o}", "id", s->id, "state",
-                            sandbox_state_name(s->state), "desired", desired_names[s->desired],
-                            "spec", record_to_json(&sandbox_spec_desc, &s->spec), "status",
+                            sandbox_state_name(as), "desired", desired_names[s->desired], "spec",
+                            record_to_json(&sandbox_spec_desc, &s->spec), "status",
                             record_to_json(&status_desc, &s->status));
     int r = FP("pod.sandbox.save");
 
     if (!doc)
         return error_set(err, -ENOMEM, "cannot describe sandbox %s", s->id);
-    if (s->plan && s->state != SANDBOX_READY && s->state != SANDBOX_STOPPED)
+    if (!list_is_empty(&s->volumes))
+        (void)json_object_set_new(doc, "volumes", volumes_to_json(s));
+    if (s->plan && as != SANDBOX_READY && as != SANDBOX_STOPPED)
         (void)json_object_set_new(doc, "plan", plan_run_to_json(s->plan));
     if (r < 0)
         (void)error_set(err, r, "failpoint while saving a sandbox");
-    else if (owed)
-        r = store_put_owed(s->node->sandbox_store, s->id, doc, err);
     else
-        r = store_put(s->node->sandbox_store, s->id, doc, err);
+        r = store_put(s->node->sandbox_store, s->id, doc, owed ? STORE_OWED : 0, done, userdata,
+                      ret, err);
     json_decref(doc);
     return r < 0 ? error_prefix(err, r, "cannot save sandbox %s", s->id) : 0;
+}
+
+static void on_saved_soon(void *userdata, int r, const struct error *err)
+{
+    if (r < 0)
+        log_error("%s; the older record leads to the same end", error_text(err, r));
+}
+
+void sandbox_save_soon(struct sandbox *s)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = sandbox_save(s, s->state, true, on_saved_soon, NULL, NULL, &err);
+
+    if (r < 0)
+        on_saved_soon(NULL, r, err);
+}
+
+void plan_step_written(struct plan_run *run, unsigned step, int r, const struct error *err,
+                       const char *what, const char *id)
+{
+    struct error *copy = NULL;
+
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "cannot save %s %s: %s", what,
+                              id, error_text(err, r));
+    plan_step_done(run, step, r, copy);
 }
 
 static int find_name(const char *const *names, size_t n, const json_t *v)
@@ -171,6 +208,9 @@ static int parse(struct sandbox *s, const json_t *doc, struct error **err)
     if (r < 0)
         return r;
     r = record_from_json(&status_desc, json_object_get(doc, "status"), &s->status, err);
+    if (r < 0)
+        return r;
+    r = volumes_from_json(s, json_object_get(doc, "volumes"), err);
     if (r < 0)
         return r;
     if (!s->spec.name || !s->spec.namespace || !s->spec.uid || !s->status.boot_id)
@@ -215,11 +255,26 @@ void sandbox_set_reason(struct sandbox *s, const char *reason, const char *messa
 
 /* ---- the ends of plans */
 
+static void on_journal(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+    struct error *copy = NULL;
+
+    s->journal_op = NULL;
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "cannot save sandbox %s: %s",
+                              s->id, error_text(err, r));
+    plan_journal_done(s->plan, r, copy);
+}
+
 static int journal(void *object, struct error **err)
 {
     struct sandbox *s = object;
+    int r = sandbox_save(s, s->state, plan_run_plan(s->plan)->kind == PLAN_FORWARD, on_journal, s,
+                         &s->journal_op, err);
 
-    return sandbox_save(s, s->plan && plan_run_plan(s->plan)->kind == PLAN_FORWARD, err);
+    return r < 0 ? r : 1;
 }
 
 static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
@@ -255,62 +310,110 @@ static void set_owed(struct sandbox *s, const struct error *why)
                           error_text(why, -EIO));
 }
 
+/* Stages as BEGIN+TOOK since the call came (asked: on the monotonic clock); they overlap. */
 static void log_stages(const struct sandbox *s, const struct plan_run *run)
 {
-    const struct plan *plan = plan_run_plan(run);
-    char text[512];
-    size_t at = 0;
+    char text[768];
 
-    for (unsigned i = 0; i < plan->step_count && at < sizeof(text); i++) {
-        int k = snprintf(text + at, sizeof(text) - at, " %s=%lluus", plan->steps[i].name,
-                         (unsigned long long)(plan_step_ns(run, i) / 1000));
-        if (k < 0)
-            break;
-        at += (size_t)k;
-    }
-    log_info("sandbox is ready:%s", text);
+    plan_run_times(run, s->asked_ns, text, sizeof(text));
+    log_info("sandbox is ready: asked=%lluus prepare=0+%lluus%s total=%lluus",
+             (unsigned long long)(s->asked_ns / 1000), (unsigned long long)(s->prepare_ns / 1000),
+             text, (unsigned long long)((clock_mono_ns() - s->asked_ns) / 1000));
+}
+
+static void undone(struct sandbox *s)
+{
+    struct node *n = s->node;
+    struct error *why = s->why;
+
+    waiters_complete(&s->run_waiters, &n->answers, why ? -why->code : -EIO, why, NULL);
+    waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, NULL);
+    waiters_complete(&s->remove_waiters, &n->answers, 0, NULL, NULL);
+    sandbox_free(s);
+    node_check_ready(n);
+}
+
+static void on_undone_deleted(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->op = NULL;
+    if (r < 0)
+        log_error("cannot delete its record, the next start will: %s", error_text(err, r));
+    undone(s);
+}
+
+/* Its name is free again, and the caller is told, when its record is gone. */
+static void run_undone(struct sandbox *s, const struct error *why)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
+
+    log_warning("sandbox was not started and is undone: %s", error_text(why, -EIO));
+    s->state = SANDBOX_UNDOING;
+    (void)error_set_class(&s->why, (int)error_class_of(why, -EIO), why ? -why->code : -EIO, "%s",
+                          error_text(why, -EIO));
+    r = store_delete(s->node->sandbox_store, s->id, on_undone_deleted, s, &s->op, &err);
+    if (r < 0)
+        on_undone_deleted(s, r, err);
+}
+
+static void on_stuck_saved(void *userdata, int r, const struct error *err)
+{
+    struct sandbox *s = userdata;
+    struct waiter_queue *q = &s->node->answers;
+    _cleanup_(error_freep) struct error *why = TAKE(s->why);
+    LOG_SCOPE(pod, "pod", s->id);
+
+    s->op = NULL;
+    if (r < 0)
+        log_error("cannot save what is owed, the journal of its start still tells: %s",
+                  error_text(err, r));
+    waiters_complete(&s->run_waiters, q, -why->code, why, NULL);
+    waiters_complete(&s->stop_waiters, q, -s->owed->code, s->owed, NULL);
+    waiters_complete(&s->remove_waiters, q, -s->owed->code, s->owed, NULL);
+    retry_later(s);
+    node_check_ready(s->node);
+}
+
+/* It is stopped by and by; whoever is told that finds it so after a restart, too. */
+static void run_stuck(struct sandbox *s, const struct error *why, const struct error *undo_why)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
+
+    log_error("sandbox was not started, and undoing it failed: %s; %s", error_text(why, -EIO),
+              error_text(undo_why, -EIO));
+    (void)error_set_class(&s->why, (int)error_class_of(why, -EIO), why ? -why->code : -EIO,
+                          "%s; undoing it failed too and is tried again: %s", error_text(why, -EIO),
+                          error_text(undo_why, -EIO));
+    s->state = SANDBOX_STOPPING;
+    if (s->desired == SANDBOX_WANT_READY)
+        s->desired = SANDBOX_WANT_STOPPED;
+    sandbox_set_reason(s, "StartFailed", s->why->message);
+    set_owed(s, undo_why);
+    r = sandbox_save(s, SANDBOX_STOPPING, true, on_stuck_saved, s, &s->op, &err);
+    if (r < 0)
+        on_stuck_saved(s, r, err);
 }
 
 static void run_finished(struct sandbox *s, struct plan_run *run, enum plan_outcome outcome,
                          const struct error *why, const struct error *undo_why)
 {
     struct node *n = s->node;
-    _cleanup_(error_freep) struct error *err = NULL;
-    int r;
 
     if (outcome == PLAN_DONE) {
+        s->state = SANDBOX_READY; /* that is durable */
         log_stages(s, run);
         waiters_complete(&s->run_waiters, &n->answers, 0, NULL, s->id);
         return;
     }
     if (outcome == PLAN_UNDONE) {
-        log_warning("sandbox was not started and is undone: %s", error_text(why, -EIO));
-        r = store_delete(n->sandbox_store, s->id, &err);
-        if (r < 0)
-            log_error("cannot delete its record, the next start will: %s", error_text(err, r));
-        waiters_complete(&s->run_waiters, &n->answers, why ? -why->code : -EIO, why, NULL);
-        waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, NULL);
-        waiters_complete(&s->remove_waiters, &n->answers, 0, NULL, NULL);
-        sandbox_free(s);
+        run_undone(s, why);
         return;
     }
-    log_error("sandbox was not started, and undoing it failed: %s; %s", error_text(why, -EIO),
-              error_text(undo_why, -EIO));
-    (void)error_set_class(&err, (int)error_class_of(why, -EIO), why ? -why->code : -EIO,
-                          "%s; undoing it failed too and is tried again: %s", error_text(why, -EIO),
-                          error_text(undo_why, -EIO));
-    s->state = SANDBOX_STOPPING;
-    if (s->desired == SANDBOX_WANT_READY)
-        s->desired = SANDBOX_WANT_STOPPED;
-    sandbox_set_reason(s, "StartFailed", err->message);
-    set_owed(s, undo_why);
-    r = sandbox_save(s, true, NULL);
-    if (r < 0)
-        log_error_errno(r, "cannot save what is owed, the journal of its start still tells");
-    waiters_complete(&s->run_waiters, &n->answers, -err->code, err, NULL);
-    waiters_complete(&s->stop_waiters, &n->answers, -s->owed->code, s->owed, NULL);
-    waiters_complete(&s->remove_waiters, &n->answers, -s->owed->code, s->owed, NULL);
-    retry_later(s);
+    run_stuck(s, why, undo_why);
 }
 
 static void stop_finished(struct sandbox *s, enum plan_outcome outcome, const struct error *why)
@@ -318,6 +421,7 @@ static void stop_finished(struct sandbox *s, enum plan_outcome outcome, const st
     struct node *n = s->node;
 
     if (outcome == PLAN_DONE) {
+        s->state = SANDBOX_STOPPED; /* that is durable, or leads to the same end */
         log_info("sandbox is stopped");
         s->retries = 0;
         waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, s->id);
@@ -356,7 +460,8 @@ static void finished(struct plan_run *run, void *object, enum plan_outcome outco
     struct node *n = s->node;
 
     s->plan = NULL;
-    s->cni_run = NULL;
+    s->cni_run = s->net_run = NULL;
+    s->net_after = NULL;
     s->wait = SANDBOX_WAIT_NONE;
     if (plan_run_plan(run) == &sandbox_run_plan)
         run_finished(s, run, outcome, why, undo_why);
@@ -395,6 +500,7 @@ void sandbox_begin_stop(struct sandbox *s)
 {
     if (s->desired == SANDBOX_WANT_READY)
         s->desired = SANDBOX_WANT_STOPPED;
+    volumes_end(s); /* its regions go with the VM */
     begin(s, &sandbox_stop_plan, SANDBOX_STOPPING);
 }
 
@@ -420,6 +526,7 @@ void sandbox_vm_gone(struct sandbox *s, const char *reason, const char *message,
     struct container *c;
 
     s->vm_ended = true;
+    regions_clear(s);
     switch ((int)sandbox_on(state_now(s), SANDBOX_EV_VM_GONE)) {
     case SANDBOX_DO_FAIL_RUN:
         if (s->plan)
@@ -472,6 +579,7 @@ static int run_new(struct node *n, struct sandbox_spec *spec, waiter_fn fn, void
 {
     _cleanup_(freep) char *key = sandbox_name_key(spec);
     struct sandbox *s = hashmap_get(&n->names, key);
+    uint64_t asked_ns = clock_mono_ns();
     char id[LIMIT_ID_MAX + 1];
     int r;
 
@@ -482,6 +590,7 @@ static int run_new(struct node *n, struct sandbox_spec *spec, waiter_fn fn, void
     random_hex(id, LIMIT_ID_MAX);
     s = sandbox_new(n, id);
     s->spec = *spec;
+    s->asked_ns = asked_ns;
     memset(spec, 0, sizeof(*spec));
     (void)hashmap_put(&n->names, key, s);
     r = sandbox_prepare_run(s, err);
@@ -496,6 +605,7 @@ static int run_new(struct node *n, struct sandbox_spec *spec, waiter_fn fn, void
     }
     log_info("starting sandbox %s for pod %s/%s", s->id, s->spec.namespace, s->spec.name);
     *ret = waiter_new(&s->run_waiters, fn, userdata);
+    s->prepare_ns = clock_mono_ns() - asked_ns;
     plan_run_start(s->plan);
     return 0;
 }

@@ -17,6 +17,8 @@
 struct cni_call;
 struct cni_network;
 struct net_config;
+struct net_task;
+struct store_op;
 struct node;
 struct vmm_call;
 struct vmm_client;
@@ -58,9 +60,15 @@ struct sandbox {
     enum sandbox_desired desired;
     struct sandbox_status status;
     struct list containers; /* struct container, oldest first; owned */
+    struct list volumes;    /* struct pod_volume; owned; in its record */
 
     /* nothing below is written to disk, except for the plan's journal */
-    struct plan_run *plan;   /* owned; NULL: none goes on */
+    uint64_t asked_ns;                 /* monotonic; when RunPodSandbox came */
+    uint64_t prepare_ns;               /* from then until its plan began */
+    struct plan_run *plan;             /* owned; NULL: none goes on */
+    struct store_op *journal_op;       /* the plan's write that goes on */
+    struct store_op *op;               /* the write that a step, or the end of a plan, waits for */
+    char forgetting[LIMIT_ID_MAX + 1]; /* the container whose record op deletes */
     json_t *journal;         /* owned; of an open plan found at the start, until it is restored */
     struct list run_waiters; /* struct waiter */
     struct list stop_waiters;
@@ -68,6 +76,7 @@ struct sandbox {
     sd_event_source *retry; /* owned; stop plan that halted */
     unsigned retries;
     struct error *owed; /* owned; why the stop plan halted last */
+    struct error *why;  /* owned; why it was not started, until its record is deleted */
 
     struct vmm_process process; /* owned */
     sd_event_source *process_io;
@@ -80,14 +89,26 @@ struct sandbox {
     sd_event_source *cni_timer;     /* owned; patience with an ADD that is not wanted any more */
     const struct plan_run *cni_run; /* NULL: the plan that began it is over */
     unsigned cni_step;
-    bool del_after_add;     /* an ADD that was cancelled is still ending; then DEL begins */
+    bool del_after_add;        /* an ADD that was cancelled is still ending; then DEL begins */
+    struct net_task *net_task; /* owned; a child of step net_step, which may be over already */
+    int (*net_after)(struct sandbox *s, struct error **err); /* what waits for that child's end */
+    const struct plan_run *net_run; /* the plan of net_step; only compared */
+    unsigned net_step;
     enum sandbox_wait wait; /* what step wait_step of the open plan waits for */
     unsigned wait_step;
-    struct vmm_call *call;       /* owned; with SANDBOX_WAIT_CALL */
-    struct error *pending;       /* owned; a failure whose cause may still be told */
-    sd_event_source *wait_timer; /* owned; patience of steps that go on without an answer */
-    struct net_config *net;      /* owned; between the steps redirect and configure */
-    bool adopting;               /* recovery waits for its VM to answer */
+    struct vmm_call *call;         /* owned; with SANDBOX_WAIT_CALL */
+    struct error *pending;         /* owned; a failure whose cause may still be told */
+    sd_event_source *wait_timer;   /* owned; patience of steps that go on without an answer */
+    struct net_config *net;        /* owned; between the steps redirect and configure */
+    bool adopting;                 /* recovery waits for its VM to answer */
+    struct list regions;           /* struct region; owned; what the VM has */
+    uint64_t last_region;          /* number of the last key */
+    uint32_t last_volume;          /* of the last name */
+    sd_event_source *region_retry; /* owned */
+    unsigned region_retries;
+    uint64_t denied_writes; /* of the guest into any region, since the VM began; as last heard */
+    struct container *volumes_creator;           /* the one container that makes volumes now */
+    bool kicking, kick_again;                    /* volume_update_kick_all */
     int netns_fd, tap_fd, scratch_fd, cgroup_fd; /* owned; during the run plan */
 };
 

@@ -338,8 +338,9 @@ int vmm_client_call(struct vmm_client *c, Nexus__ControlMessage *m, const int *f
     call->deadline_ms = deadline_ms;
     list_append(&c->calls, &call->node);
     c->call_count++;
-    r = sd_event_add_time_relative(c->event, &call->timer, CLOCK_MONOTONIC, deadline_ms * 1000ULL,
-                                   0, on_call_deadline, call);
+    r = deadline_ms ? sd_event_add_time_relative(c->event, &call->timer, CLOCK_MONOTONIC,
+                                                 deadline_ms * 1000ULL, 0, on_call_deadline, call)
+                    : 0;
     if (r < 0) {
         call_free(call);
         return error_set(err, r, "cannot set a deadline: %s", strerror(-r));

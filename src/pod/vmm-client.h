@@ -39,7 +39,7 @@ DEFINE_CLEANUP(struct vmm_client *, vmm_client_free);
 void vmm_client_abort(struct vmm_client *c, const char *why);
 
 /* Sends m (id and n_fds are set here) with fds (borrowed, duplicated). fn is called once: 0 (state
- * set if the answer is one), the peer's error, -ETIMEDOUT after deadline_ms, -ECONNRESET.
+ * set if the answer is one), the peer's error, -ETIMEDOUT after deadline_ms (0: never), -ECONNRESET.
  * Negative: nothing was sent: -E2BIG too many outstanding, -EMSGSIZE, -ENOTCONN. ret may be NULL. */
 int vmm_client_call(struct vmm_client *c, Nexus__ControlMessage *m, const int *fds, size_t n_fds,
                     unsigned deadline_ms, vmm_reply_fn fn, void *userdata, struct vmm_call **ret,

@@ -196,14 +196,21 @@ static void read_some(struct vmm_exec *x)
         fail(x, r, ERROR_GUEST, "in guest: the exec stream broke the protocol");
 }
 
+/* A connection that is lost shows when it is read. */
+static void send_request(struct vmm_exec *x)
+{
+    ssize_t n = send(x->fd, x->request.data + x->sent, x->request.used - x->sent, MSG_NOSIGNAL);
+
+    if (n > 0)
+        x->sent += (size_t)n;
+}
+
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
     struct vmm_exec *x = userdata;
 
     if (revents & EPOLLOUT) {
-        ssize_t n = send(x->fd, x->request.data + x->sent, x->request.used - x->sent, MSG_NOSIGNAL);
-        if (n > 0)
-            x->sent += (size_t)n;
+        send_request(x);
         if (x->sent == x->request.used)
             (void)sd_event_source_set_io_events(x->io, EPOLLIN);
     }
@@ -261,7 +268,9 @@ int vmm_exec_start(sd_event *event, int dirfd, const char *name, const Nexus__Ex
     r = x->fd = vmm_socket_connect(dirfd, name, err);
     if (r < 0)
         goto fail;
-    r = sd_event_add_io(event, &x->io, x->fd, EPOLLIN | EPOLLOUT, on_io, x);
+    send_request(x); /* into a fresh socket: mostly all of it, and no turn of the loop for it */
+    r = sd_event_add_io(event, &x->io, x->fd,
+                        x->sent < x->request.used ? EPOLLIN | EPOLLOUT : EPOLLIN, on_io, x);
     if (r >= 0 && timeout_ms)
         r = sd_event_add_time_relative(event, &x->timer, CLOCK_MONOTONIC,
                                        min_of(timeout_ms, (uint64_t)INT64_MAX / 2000) * 1000, 0,

@@ -18,11 +18,11 @@
 #include "oci/config.h"
 #include "oci/image-dir.h"
 #include "oci/manifest.h"
+#include "oci/sha256.h"
 #include "pull/layer-file.h"
 #include "pull/merge.h"
 #include "pull/origin.h"
 #include "pull/report.h"
-#include "pull/sha256.h"
 
 #define INDEX_DEPTH 2
 #define THREAD_STACK_BYTES (1U << 20)
@@ -30,6 +30,7 @@
 
 struct fetch {
     const struct pull_request *req;
+    struct converter *converters; /* borrowed; one per thread */
     struct origin origin;
     int layers_fd, meta_fd; /* owned */
     int stop_fd;            /* owned eventfd: readable when a thread has failed */
@@ -40,7 +41,7 @@ struct fetch {
     struct layer_info layers[LIMIT_IMAGE_LAYERS];
     struct merged merged;
 
-    atomic_uint next_layer;
+    atomic_uint next_layer, next_thread;
     _Atomic uint64_t done_bytes;
     uint64_t total_bytes;
     pthread_mutex_t lock; /* of what follows */
@@ -247,14 +248,17 @@ static bool is_repeated(const struct fetch *f, size_t i)
     return false;
 }
 
-static int fetch_layer(struct fetch *f, struct http *h, size_t i, struct error **err)
+static int fetch_layer(struct fetch *f, struct http *h, struct converter *converter, size_t i,
+                       struct error **err)
 {
     const struct oci_descriptor *d = &f->manifest.entries[i];
     struct reporting_source *p;
     struct source *blob;
     int r;
 
-    if (layer_file_check(f->layers_fd, &f->config.diff_ids[i], &f->layers[i])) {
+    if (layer_file_check(f->layers_fd, &f->config.diff_ids[i],
+                         strv_contains(f->req->doubtful, f->config.diff_ids[i].hex),
+                         &f->layers[i])) {
         atomic_fetch_add(&f->done_bytes, d->size);
         report_layer(f, i, "exists");
         return 0;
@@ -267,8 +271,8 @@ static int fetch_layer(struct fetch *f, struct http *h, size_t i, struct error *
     p->base = (struct source){reporting_read, reporting_free};
     p->inner = blob;
     p->f = f;
-    r = layer_file_make(f->layers_fd, f->req->tag, &f->config.diff_ids[i], &p->base, d->size,
-                        &f->layers[i], err);
+    r = layer_file_make(f->layers_fd, f->req->tag, &f->config.diff_ids[i], converter, &p->base,
+                        d->size, &f->layers[i], err);
     if (r == 0)
         report_layer(f, i, "done");
     return r;
@@ -277,6 +281,7 @@ static int fetch_layer(struct fetch *f, struct http *h, size_t i, struct error *
 static void *layer_thread(void *userdata)
 {
     struct fetch *f = userdata;
+    struct converter *converter = &f->converters[atomic_fetch_add(&f->next_thread, 1)];
     _cleanup_(http_freep) struct http *h = origin_connect(&f->origin);
 
     while (!has_failed(f)) {
@@ -288,7 +293,7 @@ static void *layer_thread(void *userdata)
             break;
         if (is_repeated(f, i))
             continue;
-        r = fetch_layer(f, h, i, &e);
+        r = fetch_layer(f, h, converter, i, &e);
         if (r < 0) {
             (void)error_prefix(&e, r, "layer %u (sha256:%.12s…)", i,
                                f->manifest.entries[i].digest.hex);
@@ -309,7 +314,7 @@ static void fill_repeated(struct fetch *f)
 
 static int fetch_layers(struct fetch *f, struct error **err)
 {
-    pthread_t threads[16];
+    pthread_t threads[PULL_CONCURRENCY_MAX];
     pthread_attr_t attr;
     size_t n = 0, want = f->req->concurrency;
 
@@ -374,9 +379,9 @@ static void report_done(const struct fetch *f)
     }
     (void)snprintf(text, sizeof(text), OCI_DIGEST_PREFIX "%s", f->top.hex);
     json_t *image =
-        json_pack("{s:s, s:o, s:I, s:I, s:o}", "digest", text, "layers", layers, "meta_bytes",
-                  (json_int_t)f->merged.meta_bytes, "inodes", (json_int_t)f->merged.inodes,
-                  "process", oci_process_to_json(&f->config.process));
+        json_pack("{s:s, s:o, s:I, s:s, s:I, s:o}", "digest", text, "layers", layers, "meta_bytes",
+                  (json_int_t)f->merged.meta_bytes, "meta_sha256", f->merged.digest.hex, "inodes",
+                  (json_int_t)f->merged.inodes, "process", oci_process_to_json(&f->config.process));
     (void)snprintf(text, sizeof(text), OCI_DIGEST_PREFIX "%s", f->id.hex);
     (void)json_object_set_new(image, "id", json_string(text));
     report_line(json_pack("{s:s, s:o}", "event", "done", "image", image));
@@ -418,12 +423,14 @@ static int run(struct fetch *f, int dir_fd, struct error **err)
     return r;
 }
 
-int image_fetch(const struct pull_request *req, int dir_fd, struct error **err)
+int image_fetch(const struct pull_request *req, struct converter *converters, int dir_fd,
+                struct error **err)
 {
     struct fetch *f = xcalloc(1, sizeof(*f));
     int r;
 
     f->req = req;
+    f->converters = converters;
     f->layers_fd = f->meta_fd = -EBADF;
     (void)pthread_mutex_init(&f->lock, NULL);
     f->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -3,8 +3,10 @@
  * time), the merged metadata. */
 #pragma once
 
+#include "pull/converter.h"
 #include "pull/request.h"
 
-/* dir_fd: the image directory (oci/image-dir.h). Reports progress and, on success, the result. On failure
+/* converters: req->concurrency of them, started. dir_fd: the image directory (oci/image-dir.h). Reports progress and, on success, the result. On failure
  * nothing but finished layers stays. 0 or an errno with err set. */
-int image_fetch(const struct pull_request *req, int dir_fd, struct error **err);
+int image_fetch(const struct pull_request *req, struct converter *converters, int dir_fd,
+                struct error **err);

@@ -9,7 +9,7 @@
 #include "base/checked.h"
 #include "base/limit.h"
 #include "base/str.h"
-#include "pull/sha256.h"
+#include "oci/sha256.h"
 
 #define IN_BYTES (128U << 10)
 #define ZSTD_WINDOW_LOG 27 /* 128 MiB */

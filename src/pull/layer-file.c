@@ -13,7 +13,7 @@
 #include "base/limit.h"
 #include "base/str.h"
 #include "oci/image-dir.h"
-#include "pull/inflate.h"
+#include "oci/sha256.h"
 #include "pull/layer.h"
 
 int new_file_open(struct new_file *f, int dir, const char *tag, const char *what,
@@ -68,41 +68,59 @@ static bool index_check(int fd, const struct oci_digest *diff_id, struct layer_i
     return ok;
 }
 
-bool layer_file_check(int layers_fd, const struct oci_digest *diff_id, struct layer_info *ret)
+static bool data_check(int fd, const struct layer_info *info, bool doubtful)
 {
-    _cleanup_(closep) int index = -EBADF;
-    char name[IMAGE_DIR_NAME];
+    struct oci_digest got;
     struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+        (uint64_t)st.st_size != info->data_bytes)
+        return false;
+    return !doubtful || (sha256_of_file(fd, info->data_bytes, &got) == 0 &&
+                         strcmp(got.hex, info->data_sha256) == 0);
+}
+
+bool layer_file_check(int layers_fd, const struct oci_digest *diff_id, bool doubtful,
+                      struct layer_info *ret)
+{
+    _cleanup_(closep) int index = -EBADF, data = -EBADF;
+    char name[IMAGE_DIR_NAME];
 
     (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_INDEX_SUFFIX, diff_id->hex);
     index = file_open_beneath(layers_fd, name, O_RDONLY | O_NOFOLLOW, 0);
     if (index < 0 || !index_check(index, diff_id, ret))
         return false;
     (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_DATA_SUFFIX, diff_id->hex);
-    return fstatat(layers_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) &&
-           (uint64_t)st.st_size == ret->data_bytes;
+    data = file_open_beneath(layers_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    return data_check(data, ret, doubtful);
 }
 
-/* Through inflate and tar into the two files; the plain bytes must be the diff_id. */
-static int convert(struct source *blob, const struct oci_digest *diff_id, int data_fd, int index_fd,
+/* The plain bytes must be the diff_id. */
+static int convert(struct converter *converter, struct source *blob,
+                   const struct oci_digest *diff_id, int data_fd, int index_fd,
                    struct layer_info *ret, struct error **err)
 {
-    _cleanup_(source_freep) struct source *plain = NULL;
     struct oci_digest got;
-    uint64_t bytes;
-    int r;
+    int r = converter_run(converter, blob, data_fd, index_fd, ret, &got, err);
 
-    plain = source_inflate(blob, LIMIT_LAYER_UNPACKED_BYTES);
-    if (!plain)
-        return error_set(err, -ENOMEM, "out of memory");
-    r = layer_convert(plain, data_fd, index_fd, ret, err);
     if (r < 0)
         return r;
-    source_inflate_result(plain, &got, &bytes);
     if (!oci_digest_equal(&got, diff_id))
         return error_set(err, -EBADMSG,
                          "the layer's content is sha256:%s, the config says sha256:%s", got.hex,
                          diff_id->hex);
+    return 0;
+}
+
+/* Of what lies in the file, not of what was meant to be written. */
+static int take_digest(int data_fd, struct layer_info *info, struct error **err)
+{
+    struct oci_digest digest;
+    int r = sha256_of_file(data_fd, info->data_bytes, &digest);
+
+    if (r < 0)
+        return error_set(err, r, "cannot read a converted file: %s", strerror(-r));
+    memcpy(info->data_sha256, digest.hex, sizeof(info->data_sha256));
     return 0;
 }
 
@@ -124,8 +142,8 @@ static int publish(struct new_file *data, struct new_file *index, const struct o
 }
 
 int layer_file_make(int layers_fd, const char *tag, const struct oci_digest *diff_id,
-                    struct source *blob, uint64_t compressed_bytes, struct layer_info *ret,
-                    struct error **err)
+                    struct converter *converter, struct source *blob, uint64_t compressed_bytes,
+                    struct layer_info *ret, struct error **err)
 {
     struct new_file data = {.fd = -EBADF}, index = {.fd = -EBADF};
     int r;
@@ -133,10 +151,11 @@ int layer_file_make(int layers_fd, const char *tag, const struct oci_digest *dif
     r = new_file_open(&data, layers_fd, tag, "data", err);
     if (r == 0)
         r = new_file_open(&index, layers_fd, tag, "index", err);
-    if (r < 0)
-        source_free(blob);
-    else
-        r = convert(blob, diff_id, data.fd, index.fd, ret, err);
+    if (r == 0)
+        r = convert(converter, blob, diff_id, data.fd, index.fd, ret, err);
+    source_free(blob);
+    if (r == 0)
+        r = take_digest(data.fd, ret, err);
     if (r == 0) {
         memcpy(ret->diff_id, diff_id->hex, sizeof(ret->diff_id));
         ret->compressed_bytes = compressed_bytes;

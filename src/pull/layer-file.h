@@ -6,16 +6,19 @@
 
 #include "erofs/layer-index.h"
 #include "oci/digest.h"
+#include "pull/converter.h"
 #include "pull/source.h"
 
-/* True if both files of the layer are there, whole and of one piece; then *ret says what they are. */
-bool layer_file_check(int layers_fd, const struct oci_digest *diff_id, struct layer_info *ret);
+/* True if both files of the layer are there, whole and of one piece; then *ret says what they are. doubtful:
+ * the data is read as well and must be what was written. */
+bool layer_file_check(int layers_fd, const struct oci_digest *diff_id, bool doubtful,
+                      struct layer_info *ret);
 
-/* Converts the blob (which verifies itself) and publishes both files, durable, index last. tag names the
+/* Has the converter convert the blob (which verifies itself) and publishes both files, durable, index last. tag names the
  * temporaries, which are gone on error. Owns blob. -EBADMSG: the content is not diff_id, or not a layer. */
 int layer_file_make(int layers_fd, const char *tag, const struct oci_digest *diff_id,
-                    struct source *blob, uint64_t compressed_bytes, struct layer_info *ret,
-                    struct error **err);
+                    struct converter *converter, struct source *blob, uint64_t compressed_bytes,
+                    struct layer_info *ret, struct error **err);
 
 /* A file being written in dir under a temporary name, then published under its own. */
 struct new_file {

@@ -12,6 +12,7 @@
 #include "erofs/layer-index.h"
 #include "erofs/writer.h"
 #include "oci/image-dir.h"
+#include "oci/sha256.h"
 
 static const char *refusal(int r)
 {
@@ -95,12 +96,14 @@ static int apply_layer(struct erofs_tree *t, int layers_fd, const struct oci_dig
 
 struct file_sink {
     int fd;
+    struct sha256 *sum; /* borrowed */
 };
 
 static int on_bytes(void *userdata, const void *bytes, size_t len)
 {
     struct file_sink *s = userdata;
 
+    sha256_add(s->sum, bytes, len);
     return write_full(s->fd, bytes, len);
 }
 
@@ -120,11 +123,14 @@ static int write_merged(struct erofs_tree *t, const uint64_t *data_bytes, size_t
                         const struct oci_digest *id, int out_fd, struct merged *ret,
                         struct error **err)
 {
-    struct file_sink sink = {out_fd};
+    _cleanup_(sha256_freep) struct sha256 *sum = sha256_new();
+    struct file_sink sink = {out_fd, sum};
     uint8_t uuid[16];
     size_t segments = 1;
     int r;
 
+    if (!sum)
+        return error_set(err, -ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++)
         segments += data_bytes[i] > 0;
     if (segments > IMAGE_REGION_SEGMENTS)
@@ -138,6 +144,7 @@ static int write_merged(struct erofs_tree *t, const uint64_t *data_bytes, size_t
     r = erofs_write(t, uuid, on_bytes, &sink);
     if (r < 0)
         return error_set(err, r, "cannot write the image's metadata: %s", strerror(-r));
+    sha256_finish(sum, &ret->digest);
     ret->inodes = erofs_tree_inodes(t);
     return 0;
 }

@@ -8,6 +8,7 @@
 struct merged {
     uint64_t meta_bytes; /* a multiple of 4 KiB */
     uint64_t inodes;
+    struct oci_digest digest; /* sha256 of the metadata file */
 };
 
 /* layers_fd: the directory with the index files; diff_ids base first. Writes the metadata to the empty

@@ -27,6 +27,7 @@ void pull_request_done(struct pull_request *r)
     wipe_free(r->user_pass);
     wipe_free(r->identity_token);
     wipe_free(r->registry_token);
+    strv_free(r->doubtful);
     memset(r, 0, sizeof(*r));
 }
 
@@ -179,9 +180,10 @@ static int request_parse(const json_t *root, struct pull_request *r, struct erro
     r->architecture = str_dup(has_text(arch) ? arch : "amd64");
     if ((n = oci_reference_parse(reference ? reference : "", &r->reference, err)) < 0 ||
         (n = where_parse(root, r, err)) < 0 ||
-        (n = number(root, "concurrency", 1, 16, 3, &r->concurrency, err)) < 0 ||
+        (n = number(root, "concurrency", 1, PULL_CONCURRENCY_MAX, 3, &r->concurrency, err)) < 0 ||
         (n = number(root, "retry_base_ms", 1, 60000, 500, &r->retry_base_ms, err)) < 0 ||
-        (n = number(root, "low_speed_s", 1, 3600, 60, &r->low_speed_s, err)) < 0)
+        (n = number(root, "low_speed_s", 1, 3600, 60, &r->low_speed_s, err)) < 0 ||
+        (n = oci_json_strv(root, "doubtful", PULL_DOUBTFUL_MAX, &r->doubtful, err)) < 0)
         return n;
     return auth_parse(json_object_get(root, "auth"), r, err);
 }

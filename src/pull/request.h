@@ -8,6 +8,7 @@
  *                                                        tried in order; required, or "layout"
  *    "layout": 5,                                        descriptor of an OCI image layout's directory
  *    "auth": {"username", "password", "auth", "identity_token", "registry_token"},
+ *    "doubtful": ["<diff_id hex>", …],                   layers to read before they are used again
  *    "concurrency": 3, "retry_base_ms": 500, "low_speed_s": 60}
  */
 #pragma once
@@ -20,6 +21,8 @@
 
 #define PULL_REQUEST_BYTES (1U << 20)
 #define PULL_ENDPOINTS 16
+#define PULL_CONCURRENCY_MAX 8
+#define PULL_DOUBTFUL_MAX 8192
 
 struct pull_endpoint {
     char *url;    /* owned; "https://host[:port]", no trailing slash */
@@ -35,6 +38,7 @@ struct pull_request {
     int layout_fd;                         /* borrowed; -EBADF: a registry is asked */
     char *user_pass;                       /* owned, "user:password"; NULL: none */
     char *identity_token, *registry_token; /* owned, or NULL */
+    char **doubtful;                       /* owned, or NULL */
     uint32_t concurrency, retry_base_ms, low_speed_s;
 };
 

@@ -4,17 +4,20 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "base/limit.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1 /* shadow memory and the leak check need what is given up here */
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -43,7 +46,7 @@ static int set_limit(int what, rlim_t value, struct error **err)
     return 0;
 }
 
-static int set_limits(struct error **err)
+static int set_limits(uint64_t memory_bytes, struct error **err)
 {
     int r = set_limit(RLIMIT_CORE, 0, err);
 
@@ -52,7 +55,7 @@ static int set_limits(struct error **err)
     if (r == 0)
         r = set_limit(RLIMIT_FSIZE, LIMIT_LAYER_UNPACKED_BYTES + (1U << 20), err);
     if (r == 0 && !SANITIZED)
-        r = set_limit(RLIMIT_AS, SANDBOX_MEMORY_BYTES, err);
+        r = set_limit(RLIMIT_AS, memory_bytes, err);
     return r;
 }
 
@@ -92,9 +95,14 @@ static int allow_below(int ruleset, int fd, uint64_t rights, struct error **err)
     return 0;
 }
 
+/* dir_fd -EBADF: nothing at all. */
 static int allow_all(int ruleset, int dir_fd, int layout_fd, struct error **err)
 {
-    int r = allow_below(ruleset, dir_fd, WRITE_RIGHTS, err);
+    int r = 0;
+
+    if (dir_fd < 0)
+        return 0;
+    r = allow_below(ruleset, dir_fd, WRITE_RIGHTS, err);
 
     if (r == 0 && layout_fd >= 0)
         r = allow_below(ruleset, layout_fd, READ_RIGHTS, err);
@@ -113,6 +121,8 @@ static int restrict_files(int dir_fd, int layout_fd, struct error **err)
     _cleanup_(closep) int ruleset = -EBADF;
     int r;
 
+    if (SANITIZED)
+        return 0;
     ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
     if (ruleset < 0 && (errno == ENOSYS || errno == EOPNOTSUPP))
         return 0; /* the kernel has no Landlock */
@@ -126,8 +136,8 @@ static int restrict_files(int dir_fd, int layout_fd, struct error **err)
 
 /* ---- system calls ---- */
 
-/* Files below the directory, sockets, threads, memory, time. No exec, no new namespaces, no signals to others,
- * no devices. What is not listed does not exist (ENOSYS), so that libraries fall back. */
+/* Files below the directory, sockets, threads, memory, time. No exec, no new process or namespace, no signal
+ * to others, no device. What is not listed does not exist (ENOSYS), so that libraries fall back. */
 static const int allowed[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
@@ -236,10 +246,40 @@ static const int allowed[] = {
     SCMP_SYS(restart_syscall),
     SCMP_SYS(tgkill), /* abort() */
     SCMP_SYS(arch_prctl),
-    SCMP_SYS(kill), /* failpoints kill their own process */
 };
 
-static int restrict_calls(struct error **err)
+/* Calls of which only some forms are allowed. clone3, whose flags a filter cannot see, is left out: the C
+ * library falls back to clone. */
+static int allow_forms(scmp_filter_ctx ctx, bool threads_and_sockets)
+{
+    static const int families[] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK}; /* the last two: NSS */
+    int r;
+
+    r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(kill),
+                         1, /* failpoints kill their own process */
+                         SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+    if (r < 0 || !threads_and_sockets)
+        return r;
+    r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                         SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(families); i++)
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+                             SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
+    return r;
+}
+
+/* What converting takes: its descriptors, memory, the end. */
+static const int allowed_converter[] = {
+    SCMP_SYS(read),          SCMP_SYS(write),        SCMP_SYS(pwrite64),  SCMP_SYS(lseek),
+    SCMP_SYS(fstat),         SCMP_SYS(newfstatat),   SCMP_SYS(ftruncate), SCMP_SYS(close),
+    SCMP_SYS(recvmsg),       SCMP_SYS(mmap),         SCMP_SYS(munmap),    SCMP_SYS(mremap),
+    SCMP_SYS(mprotect),      SCMP_SYS(madvise),      SCMP_SYS(brk),       SCMP_SYS(futex),
+    SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),      SCMP_SYS(getrandom),
+    SCMP_SYS(getpid),        SCMP_SYS(gettid),       SCMP_SYS(tgkill),    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigreturn), SCMP_SYS(exit),      SCMP_SYS(exit_group),
+};
+
+static int restrict_calls(const int *list, size_t n, bool forms, struct error **err)
 {
     scmp_filter_ctx ctx = SANITIZED ? NULL : seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
     int r = 0;
@@ -248,17 +288,25 @@ static int restrict_calls(struct error **err)
         return 0;
     if (!ctx)
         return error_set(err, -ENOMEM, "out of memory");
-    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(allowed); i++) {
-        if (allowed[i] == SCMP_SYS(kill))
-            r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 1,
-                                 SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
-        else
-            r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-    }
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, list[i], 0);
+    if (r == 0)
+        r = allow_forms(ctx, forms);
     if (r == 0)
         r = seccomp_load(ctx);
     seccomp_release(ctx);
     return r < 0 ? error_set(err, r, "cannot load the system call filter: %s", strerror(-r)) : 0;
+}
+
+static int give_up_privileges(uint64_t memory_bytes, struct error **err)
+{
+    int r;
+
+    if ((!SANITIZED && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return error_set(err, -errno, "cannot give up privileges: %s", strerror(errno));
+    r = set_limits(memory_bytes, err);
+    return r < 0 ? r : drop_capabilities(err);
 }
 
 int sandbox_enter(int dir_fd, int layout_fd, struct error **err)
@@ -269,12 +317,19 @@ int sandbox_enter(int dir_fd, int layout_fd, struct error **err)
     /* the parent's death between its fork and here is seen as the parent having changed */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
         return error_set(err, -ECANCELED, "the daemon is gone");
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return error_set(err, -errno, "cannot give up privileges: %s", strerror(errno));
-    r = set_limits(err);
-    if (r == 0)
-        r = drop_capabilities(err);
+    r = give_up_privileges(SANDBOX_MEMORY_BYTES, err);
     if (r == 0)
         r = restrict_files(dir_fd, layout_fd, err);
-    return r < 0 ? r : restrict_calls(err);
+    return r < 0 ? r : restrict_calls(allowed, ARRAY_SIZE(allowed), /* forms= */ true, err);
+}
+
+int sandbox_enter_converter(struct error **err)
+{
+    int r = give_up_privileges(SANDBOX_CONVERTER_BYTES, err);
+
+    if (r == 0)
+        r = restrict_files(-EBADF, -EBADF, err);
+    return r < 0 ? r
+                 : restrict_calls(allowed_converter, ARRAY_SIZE(allowed_converter),
+                                  /* forms= */ false, err);
 }

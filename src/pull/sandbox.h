@@ -6,8 +6,12 @@
 
 #include "base/error.h"
 
-#define SANDBOX_MEMORY_BYTES (1536ULL << 20) /* address space */
+#define SANDBOX_MEMORY_BYTES (1024ULL << 20)   /* address space */
+#define SANDBOX_CONVERTER_BYTES (512ULL << 20) /* a zstd window is 128 MiB of it */
 
 /* dir_fd: the one directory written below. layout_fd: one read below, or -EBADF. Fences that the kernel
  * does not have (Landlock before 5.13) are left out; one that it refuses is an error. */
 int sandbox_enter(int dir_fd, int layout_fd, struct error **err);
+
+/* For a converter: besides, no file system at all and no way to open, connect or start anything. */
+int sandbox_enter_converter(struct error **err);

@@ -8,7 +8,7 @@
 #include "base/checked.h"
 #include "base/str.h"
 #include "oci/digest.h"
-#include "pull/sha256.h"
+#include "oci/sha256.h"
 
 int source_read_all(struct source *s, struct buf *out, struct error **err)
 {

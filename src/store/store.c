@@ -2,8 +2,6 @@
 /* One directory of records. A file is believed only when it is ours (owner, mode, one link, regular)
  * and its checksum over schema, name and record holds; the name is in it, so that swapped or copied
  * files are noticed. {"checksum": null} marks a record mended by hand: no accident writes that. */
-#include "store/store.h"
-
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,17 +15,11 @@
 #include "base/file.h"
 #include "base/limit.h"
 #include "base/str.h"
+#include "store/store-internal.h"
 
 #define SCHEMA 1
-#define NAME_LIMIT 200 /* with ".json" and the tags of temporaries it fits NAME_MAX */
 #define RESERVE_NAME ".reserve"
 #define RESERVE_BYTES (4 << 20)
-
-struct store {
-    int dirfd;
-    bool has_reserve;
-    bool reserve_given_up; /* by store_put_owed: make it again when there is space */
-};
 
 static bool name_is_valid(const char *name)
 {
@@ -68,10 +60,12 @@ static void sweep_temporaries(int dirfd)
     (void)closedir(d);
 }
 
-int store_open(const char *dir, struct store **ret, struct error **err)
+int store_open(const char *dir, struct store_queue *queue, struct store **ret, struct error **err)
 {
     _cleanup_(store_freep) struct store *s = xcalloc(1, sizeof(*s));
 
+    s->refs = 1;
+    s->queue = queue;
     s->dirfd = dir_open_or_make(dir, 0700);
     if (s->dirfd < 0)
         return error_set(err, s->dirfd, "cannot open record directory %s: %s", dir,
@@ -82,12 +76,31 @@ int store_open(const char *dir, struct store **ret, struct error **err)
     return 0;
 }
 
-void store_free(struct store *s)
+int store_open_readonly(const char *dir, struct store **ret, struct error **err)
 {
-    if (!s)
+    _cleanup_(store_freep) struct store *s = xcalloc(1, sizeof(*s));
+
+    s->refs = 1;
+    s->readonly = true;
+    s->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->dirfd < 0)
+        return error_set(err, -errno, "cannot open record directory %s: %s", dir, strerror(errno));
+    *ret = TAKE(s);
+    return 0;
+}
+
+void store_unref(struct store *s)
+{
+    if (--s->refs > 0)
         return;
     close_fd(s->dirfd);
     free(s);
+}
+
+void store_free(struct store *s)
+{
+    if (s)
+        store_unref(s);
 }
 
 /* Over "schema\0name\0record" with the record compact and its keys sorted. -EINVAL: no text can be made. */
@@ -137,42 +150,65 @@ static int envelope_write(const char *name, const json_t *doc, struct buf *out, 
     return r < 0 ? error_set(err, -E2BIG, "record %s is too large", name) : 0;
 }
 
-static int put(struct store *s, const char *name, const json_t *doc, bool owed, struct error **err)
+int store_write_file(struct store *s, const char *name, const struct buf *text, bool owed)
 {
-    _cleanup_(buf_done) struct buf out;
     char file[NAME_LIMIT + 8];
     int r;
 
-    buf_init(&out, LIMIT_RECORD_BYTES);
-    r = envelope_write(name, doc, &out, err);
-    if (r < 0)
-        return r;
     (void)snprintf(file, sizeof(file), "%s.json", name);
     r = FP("store.put");
     if (r == 0)
-        r = file_write_atomic(s->dirfd, file, out.data, out.used, 0600, /* durable= */ true);
+        r = file_write_atomic(s->dirfd, file, text->data, text->used, 0600, /* durable= */ true);
     if ((r == -ENOSPC || r == -EDQUOT) && owed && s->has_reserve) {
         (void)unlinkat(s->dirfd, RESERVE_NAME, 0);
         s->has_reserve = false;
         s->reserve_given_up = true;
-        r = file_write_atomic(s->dirfd, file, out.data, out.used, 0600, /* durable= */ true);
+        r = file_write_atomic(s->dirfd, file, text->data, text->used, 0600, /* durable= */ true);
     } else if (r == 0 && s->reserve_given_up) {
         reserve_make(s);
         s->reserve_given_up = !s->has_reserve;
     }
+    return r;
+}
+
+int store_delete_file(struct store *s, const char *name)
+{
+    char file[NAME_LIMIT + 8];
+    int r = FP("store.delete");
+
+    (void)snprintf(file, sizeof(file), "%s.json", name);
+    return r < 0 ? r : file_unlink_durable(s->dirfd, file);
+}
+
+static int check_writable(const struct store *s, struct error **err)
+{
+    return s->queue ? 0 : error_set(err, -EROFS, "this store is only read");
+}
+
+int store_put(struct store *s, const char *name, const json_t *doc, unsigned flags,
+              store_done_fn done, void *userdata, struct store_op **ret, struct error **err)
+{
+    _cleanup_(buf_done) struct buf text;
+    int r = check_writable(s, err);
+
+    buf_init(&text, LIMIT_RECORD_BYTES);
+    if (r == 0)
+        r = envelope_write(name, doc, &text, err);
     if (r < 0)
-        return error_set(err, r, "cannot write record %s: %s", name, strerror(-r));
-    return 0;
+        return r;
+    return store_queue_add(s->queue, s, name, &text, flags & STORE_OWED, done, userdata, ret, err);
 }
 
-int store_put(struct store *s, const char *name, const json_t *doc, struct error **err)
+int store_delete(struct store *s, const char *name, store_done_fn done, void *userdata,
+                 struct store_op **ret, struct error **err)
 {
-    return put(s, name, doc, /* owed= */ false, err);
-}
+    int r = check_writable(s, err);
 
-int store_put_owed(struct store *s, const char *name, const json_t *doc, struct error **err)
-{
-    return put(s, name, doc, /* owed= */ true, err);
+    if (r < 0)
+        return r;
+    if (!name_is_valid(name))
+        return error_set(err, -EINVAL, "'%.64s' is no record name", name);
+    return store_queue_add(s->queue, s, name, NULL, false, done, userdata, ret, err);
 }
 
 /* What a file holds, without touching it. */
@@ -293,20 +329,6 @@ int store_get(struct store *s, const char *name, json_t **ret, struct error **er
     return error_set(err, -EBADMSG, "record %s is damaged (%s), set aside", name, l.reason);
 }
 
-int store_delete(struct store *s, const char *name, struct error **err)
-{
-    char file[NAME_LIMIT + 8];
-    int r;
-
-    if (!name_is_valid(name))
-        return error_set(err, -EINVAL, "'%.64s' is no record name", name);
-    (void)snprintf(file, sizeof(file), "%s.json", name);
-    r = FP("store.delete");
-    if (r == 0)
-        r = file_unlink_durable(s->dirfd, file);
-    return r < 0 ? error_set(err, r, "cannot delete record %s: %s", name, strerror(-r)) : 0;
-}
-
 static int compare_names(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -389,7 +411,8 @@ int store_scan(struct store *s, store_record_fn fn, store_damaged_fn bad, void *
             continue;
         if (r != -EBADMSG)
             return error_set(err, r, "cannot read record %s: %s", names[i], strerror(-r));
-        (void)set_aside(s, names[i]); /* still damaged at the next start if it fails */
+        if (!s->readonly)
+            (void)set_aside(s, names[i]); /* still damaged at the next start if it fails */
         if (bad)
             bad(names[i], l.reason, userdata);
     }

@@ -57,6 +57,7 @@ int virtio_mmio_attach(struct virtio_mmio *w, struct virtio_device *dev);
 void virtio_mmio_detach(struct virtio_mmio *w);
 bool virtio_mmio_is_empty(struct virtio_mmio *w);
 /* True if the guest's driver is bound and running (DRIVER_OK). */
+bool virtio_mmio_is_driven(struct virtio_mmio *w); /* a driver of the guest has begun with it */
 bool virtio_mmio_is_active(struct virtio_mmio *w);
 
 /* Queues of the attached device; 0 if empty. */
@@ -68,6 +69,10 @@ int virtio_mmio_kick_fd(const struct virtio_mmio *w, unsigned q);
  * (write). Anything the specification does not allow reads all ones or is ignored. Never fails. */
 void virtio_mmio_access(struct virtio_mmio *w, uint64_t offset, void *data, unsigned len,
                         bool is_write);
+
+/* Resets the device as the driver would and leaves it in its window: guest memory is not touched any
+ * more. */
+void virtio_mmio_quiesce(struct virtio_mmio *w);
 
 /* No access waits for the loop any more, now and later. For the way down. */
 void virtio_mmio_stop(struct virtio_mmio *w);

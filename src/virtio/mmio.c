@@ -163,7 +163,8 @@ void virtio_device_fail(struct virtio_device *dev, const char *reason)
     log_limited(LOG_WARNING, "virtio-%s: guest broke the rules, device stopped: %s", dev->ops->name,
                 reason ? reason : "no reason given");
     (void)pthread_mutex_lock(&w->lock);
-    w->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+    if (w->request != REQUEST_RESET) /* else it comes: the status reads 0 already, and stays so */
+        w->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
     (void)pthread_mutex_unlock(&w->lock);
     interrupt(w, VIRTIO_MMIO_INT_CONFIG);
     /* the device may be in the middle of something: it is told when it is not */
@@ -673,6 +674,16 @@ bool virtio_mmio_is_active(struct virtio_mmio *w)
     return w->dev && w->dev->running;
 }
 
+bool virtio_mmio_is_driven(struct virtio_mmio *w)
+{
+    uint32_t status;
+
+    (void)pthread_mutex_lock(&w->lock);
+    status = w->status;
+    (void)pthread_mutex_unlock(&w->lock);
+    return w->dev && status != 0;
+}
+
 unsigned virtio_mmio_queue_count(const struct virtio_mmio *w)
 {
     return w->dev ? w->dev->ops->queues : 0;
@@ -681,6 +692,12 @@ unsigned virtio_mmio_queue_count(const struct virtio_mmio *w)
 int virtio_mmio_kick_fd(const struct virtio_mmio *w, unsigned q)
 {
     return q < virtio_mmio_queue_count(w) ? w->kick[q].fd : -EINVAL;
+}
+
+void virtio_mmio_quiesce(struct virtio_mmio *w)
+{
+    if (w->dev)
+        end_device(w);
 }
 
 void virtio_mmio_stop(struct virtio_mmio *w)

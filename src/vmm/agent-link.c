@@ -22,8 +22,9 @@
 struct request {
     struct list link;
     uint64_t id;
-    uint64_t deadline_ns; /* monotonic; UINT64_MAX: its time has passed, a late answer is ignored */
-    agent_reply_fn fn;    /* NULL: a ping, or timed out */
+    uint64_t sent_ns;     /* monotonic */
+    uint64_t deadline_ns; /* monotonic; UINT64_MAX: none, or it has passed (fn is NULL then) */
+    agent_reply_fn fn;    /* NULL: nobody asked, or timed out */
     void *ud;
     bool ping;
 };
@@ -48,6 +49,7 @@ struct agent_link {
     unsigned unasked;    /* tokens left */
     uint64_t unasked_ns; /* when they were last refilled */
     uint64_t received;
+    uint64_t ping_ns; /* there and back, the last one that was answered */
 };
 
 static void arm_deadline(struct agent_link *link)
@@ -147,12 +149,14 @@ static int open_request(struct agent_link *link, Nexus__AgentMessage *m, uint32_
     if (!q)
         return -ENOMEM;
     q->id = m->id = ++link->next_id;
+    q->sent_ns = clock_mono_ns();
     r = send_message(link, m);
     if (r < 0) {
         free(q);
         return r;
     }
-    q->deadline_ns = clock_mono_ns() + timeout_ms * 1000000ULL;
+    q->deadline_ns =
+        timeout_ms == AGENT_NO_TIMEOUT ? UINT64_MAX : q->sent_ns + timeout_ms * 1000000ULL;
     list_append(&link->requests, &q->link);
     link->n_requests++;
     *ret = q;
@@ -203,23 +207,35 @@ static void on_deadline(struct loop_source *s, void *ud)
     arm_deadline(link);
 }
 
-static void on_ping_timer(struct loop_source *s, void *ud)
+int agent_link_ping(struct agent_link *link, uint32_t timeout_ms, agent_reply_fn fn, void *ud)
 {
-    struct agent_link *link = ud;
     Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
     Nexus__Ping ping = NEXUS__PING__INIT;
     struct request *q = NULL;
+    int r;
+
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_PING;
+    m.ping = &ping;
+    r = open_request(link, &m, timeout_ms, &q);
+    if (r < 0)
+        return r;
+    q->ping = true;
+    q->fn = fn;
+    q->ud = ud;
+    arm_deadline(link);
+    return 0;
+}
+
+static void on_ping_timer(struct loop_source *s, void *ud)
+{
+    struct agent_link *link = ud;
 
     if (link->misses >= LIMIT_AGENT_PING_MISSES) {
         violate(link, "agent unresponsive: pings are not answered");
         return;
     }
     link->misses++; /* taken back by an answer to any of them */
-    m.body_case = NEXUS__AGENT_MESSAGE__BODY_PING;
-    m.ping = &ping;
-    if (open_request(link, &m, link->ping_ms, &q) == 0)
-        q->ping = true; /* a full queue is a miss as well */
-    arm_deadline(link);
+    (void)agent_link_ping(link, link->ping_ms, NULL, NULL); /* a full queue is a miss as well */
     loop_timer_set_after_ms(link->ping_timer, link->ping_ms);
 }
 
@@ -263,8 +279,10 @@ static const char *on_reply(struct agent_link *link, uint64_t id, const Nexus__R
 
         if (q->id != id)
             continue;
-        if (q->ping)
+        if (q->ping) {
             link->misses = 0;
+            link->ping_ns = clock_mono_ns() - q->sent_ns;
+        }
         request_free(link, q);
         arm_deadline(link);
         if (fn) {
@@ -307,6 +325,7 @@ static const char *dispatch_message(struct agent_link *link, const Nexus__AgentM
     case NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION:
     case NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN:
     case NEXUS__AGENT_MESSAGE__BODY_PING:
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
     case _NEXUS__AGENT_MESSAGE__BODY__CASE_IS_INT_SIZE:
     default:
         return "a message only the host may send";
@@ -464,4 +483,9 @@ bool agent_link_is_ready(const struct agent_link *link)
 uint64_t agent_link_received(const struct agent_link *link)
 {
     return link->received;
+}
+
+uint64_t agent_link_ping_ns(const struct agent_link *link)
+{
+    return link->ping_ns;
 }

@@ -48,11 +48,18 @@ void agent_link_close(struct agent_link *link);
 /* True between hello and the end. */
 bool agent_link_is_ready(const struct agent_link *link);
 
+#define AGENT_NO_TIMEOUT UINT32_MAX
+
 /* Sends m (id is filled in). 0: fn follows, never from within. -ENOTCONN: no agent; -EAGAIN: too many
  * requests are open (LIMIT_AGENT_REQUESTS); -EMSGSIZE: m is over the frame limit or the agent does
  * not read. */
 int agent_link_request(struct agent_link *link, Nexus__AgentMessage *m, uint32_t timeout_ms,
                        agent_reply_fn fn, void *ud);
+
+/* Asks for a sign of life, as agent_link_request does for anything else. */
+int agent_link_ping(struct agent_link *link, uint32_t timeout_ms, agent_reply_fn fn, void *ud);
+/* How long the last ping that was answered took, from here to the agent and back; 0: none was. */
+uint64_t agent_link_ping_ns(const struct agent_link *link);
 
 /* Messages the agent sent since the beginning. */
 uint64_t agent_link_received(const struct agent_link *link);

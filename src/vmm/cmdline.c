@@ -21,17 +21,19 @@ static const char *const common[] = {
 static const char *const silent[] = {
     "quiet", "loglevel=1", "earlycon=uart8250,io,0x3f8,115200n8", "keep_bootcon", "8250.nr_uarts=0",
 };
+/* With a reader: the early console until hvc0 is there, which takes a line with few exits instead of two
+ * for each byte; without its module the early console stays. */
 static const char *const talking[] = {
-    "console=ttyS0,115200",
+    "console=hvc0",
     "earlycon=uart8250,io,0x3f8,115200n8",
     "loglevel=7",
-    "8250.nr_uarts=1",
+    "8250.nr_uarts=0",
 };
 
-char *cmdline_build(bool serial, const char *append)
+char *cmdline_build(bool console, const char *append)
 {
-    const char *const *more = serial ? talking : silent;
-    size_t n = serial ? ARRAY_SIZE(talking) : ARRAY_SIZE(silent);
+    const char *const *more = console ? talking : silent;
+    size_t n = console ? ARRAY_SIZE(talking) : ARRAY_SIZE(silent);
     char *line = str_dup(common[0]), *longer;
 
     for (size_t i = 1; i < ARRAY_SIZE(common) + n; i++) {

@@ -5,5 +5,5 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* serial: the kernel talks on ttyS0. append: NULL or more arguments. The caller frees. */
-char *cmdline_build(bool serial, const char *append);
+/* console: the kernel talks, early on the serial line and then on hvc0. append: NULL or more arguments. The caller frees. */
+char *cmdline_build(bool console, const char *append);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A ring between the vCPU threads, which put bytes, and the loop, which writes them out. */
+/* A ring between the vCPU threads and the virtio console, which put bytes, and the loop, which writes
+ * them out. */
 #include "vmm/console.h"
 
 #include <poll.h>
@@ -157,20 +158,27 @@ void console_free(struct console *c)
     free(c);
 }
 
-void console_put(uint8_t byte, void *console)
+void console_write(struct console *c, const uint8_t *bytes, size_t n)
 {
-    struct console *c = console;
     const uint64_t one = 1;
     bool tell;
 
+    if (!n)
+        return;
     (void)pthread_mutex_lock(&c->lock);
-    c->ring[c->total % RING] = (char)byte;
-    c->total++;
+    for (size_t i = 0; i < n; i++)
+        c->ring[(c->total + i) % RING] = (char)bytes[i];
+    c->total += n;
     tell = c->out_fd >= 0 && !c->told;
     c->told = c->told || tell;
     (void)pthread_mutex_unlock(&c->lock);
     if (tell && write(c->wake_fd, &one, sizeof(one)) < 0)
         return; /* EAGAIN: it is awake already */
+}
+
+void console_put(uint8_t byte, void *console)
+{
+    console_write(console, &byte, 1);
 }
 
 size_t console_tail(struct console *c, char *out, size_t size)

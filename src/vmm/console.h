@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the guest's kernel says on its serial line: the last LIMIT_CONSOLE_TAIL_BYTES are kept, and all
+/* What the guest's kernel says, on its serial line and on hvc0: the last LIMIT_CONSOLE_TAIL_BYTES are kept, and all
  * of it goes to a file descriptor if there is one and it keeps up; what it misses is counted. Bytes are
  * the guest's and hostile; nobody interprets them but console_panic(). */
 #pragma once
@@ -19,7 +19,9 @@ int console_new(struct loop *loop, int out_fd, struct console **ret);
 void console_free(struct console *c);
 DEFINE_CLEANUP(struct console *, console_free);
 
-/* A byte from the guest; a serial_sink_fn with the console as userdata. Any thread, never blocks. */
+/* Bytes from the guest. Any thread, never blocks. */
+void console_write(struct console *c, const uint8_t *bytes, size_t n);
+/* One of them; a serial_sink_fn with the console as userdata. */
 void console_put(uint8_t byte, void *console);
 
 /* Copies the newest bytes, at most size, oldest first; how many. Any thread. */

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "vmm/guest-stream.h"
+#include "vmm/termination.h"
 #include "wire/reply.h"
 #include "wire/tlv.h"
 
@@ -24,11 +25,23 @@ struct container *container_new(const char *id, struct cri_log *log,
 
     (void)snprintf(c->id, sizeof(c->id), "%s", id);
     c->log = log;
+    c->termination_fd = -EBADF;
     c->ops = ops;
     c->ud = ud;
     nexus__exit_info__init(&c->exit);
     list_init(&c->link);
     return c;
+}
+
+int container_set_termination(struct container *c, int fd)
+{
+    int r = termination_check(fd);
+
+    if (r < 0)
+        return r;
+    (void)close_fd(c->termination_fd);
+    c->termination_fd = fd;
+    return 0;
 }
 
 void container_set_region(struct container *c, struct region *region)
@@ -40,6 +53,43 @@ void container_set_region(struct container *c, struct region *region)
     c->region = region;
 }
 
+void volume_set_region(struct volume *v, struct region *region)
+{
+    if (region)
+        region->volumes++;
+    if (v->region)
+        v->region->volumes--;
+    v->region = region;
+}
+
+void container_add_volume(struct container *c, struct volume *volume, struct region *region)
+{
+    c->volumes = xrealloc(c->volumes, c->n_volumes + 1, sizeof(*c->volumes));
+    c->volumes[c->n_volumes++] = (struct container_volume){.volume = volume, .region = region};
+    if (volume)
+        volume->users++;
+    else
+        region->volumes++;
+}
+
+/* A volume that nobody has is no more. */
+static void put_volumes(struct container *c)
+{
+    while (c->n_volumes) {
+        struct container_volume *m = &c->volumes[--c->n_volumes];
+        struct volume *v = m->volume;
+
+        if (!v) {
+            m->region->volumes--;
+        } else if (--v->users == 0) {
+            volume_set_region(v, NULL);
+            list_remove(&v->link);
+            free(v);
+        }
+    }
+    free(c->volumes);
+}
+
 void container_free(struct container *c)
 {
     if (!c)
@@ -47,12 +97,15 @@ void container_free(struct container *c)
     list_remove(&c->link);
     guest_stream_free(c->stream);
     cri_log_free(c->log);
+    (void)close_fd(c->termination_fd);
     container_set_region(c, NULL);
+    put_volumes(c);
     free(c->error);
     free(c);
 }
 
-/* The log first, then the state: whoever sees EXITED finds the log complete. */
+/* The log first, then the state: whoever sees EXITED finds the log complete. The termination log is: its
+ * frame came before the exit's. */
 static void set_exited(struct container *c, int32_t code, uint32_t signal, bool oom_killed)
 {
     uint64_t now = clock_real_ns();
@@ -62,6 +115,7 @@ static void set_exited(struct container *c, int32_t code, uint32_t signal, bool 
     cri_log_end(c->log, CRI_STDERR);
     c->log_dropped = cri_log_dropped(c->log);
     cri_log_free(TAKE(c->log));
+    c->termination_fd = close_fd(c->termination_fd);
     c->finished_at_ns =
         now > c->started_at_ns ? now : c->started_at_ns; /* the clock may step back */
     c->exit.code = code;
@@ -90,6 +144,16 @@ static bool on_output(void *ud, uint8_t type, const uint8_t *p, uint32_t n)
     else
         cri_log_end(c->log, stream);
     return true;
+}
+
+static void on_termination(void *ud, const uint8_t *p, uint32_t n)
+{
+    struct container *c = ud;
+    int r = c->termination_fd >= 0 ? termination_write(c->termination_fd, p, n) : 0;
+
+    if (r < 0)
+        log_limited(LOG_WARNING, "container %s: its termination log cannot be written: %s", c->id,
+                    strerror(-r));
 }
 
 static void on_exit_info(void *ud, const Nexus__ExitInfo *info)
@@ -144,6 +208,7 @@ static void on_violation(void *ud, const char *what)
 static const struct guest_stream_ops stream_ops = {
     .on_started = on_started,
     .on_output = on_output,
+    .on_termination = on_termination,
     .on_exit = on_exit_info,
     .on_error = on_error,
     .on_lost = on_lost,

@@ -33,10 +33,27 @@ enum container_state {
 /* A region the machine has added; containers hold it by count. */
 struct region {
     struct list link;
-    char *key;
+    char *key, *what;
     uint64_t gpa, bytes;
-    uint32_t containers;
-    bool releasing; /* the agent was asked to let go */
+    uint32_t containers;           /* whose root file system it is */
+    uint32_t volumes;              /* made of it */
+    bool releasing;                /* the agent was asked to let go … */
+    struct control_caller remover; /* … for this one */
+};
+
+/* A live volume of the pod: containers have it by name, and it goes from region to region. */
+struct volume {
+    struct list link;
+    uint64_t serial; /* never used twice */
+    char name[LIMIT_ID_MAX + 1];
+    struct region *region; /* counted */
+    uint32_t users;        /* mounts of containers */
+};
+
+/* A volume as one container has it: through the pod's, or a part of a region that never changes. */
+struct container_volume {
+    struct volume *volume; /* counted, or NULL: */
+    struct region *region; /* counted */
 };
 
 struct container {
@@ -44,9 +61,12 @@ struct container {
     uint64_t serial; /* never used twice: tells a container from a later one of the same id */
     char id[LIMIT_ID_MAX + 1];
     enum container_state state;
-    struct region *region;       /* counted; NULL: none */
-    struct cri_log *log;         /* NULL once EXITED */
-    uint64_t log_dropped;        /* of a finished log */
+    struct region *region;            /* counted; NULL: none */
+    struct container_volume *volumes; /* owned */
+    size_t n_volumes;
+    struct cri_log *log;  /* NULL once EXITED */
+    uint64_t log_dropped; /* of a finished log */
+    int termination_fd; /* owned; the host's file of its termination log; -EBADF: none, or EXITED */
     struct guest_stream *stream; /* while STARTING and RUNNING */
     uint32_t pid;                /* in the guest */
     uint64_t started_at_ns, finished_at_ns;
@@ -74,12 +94,18 @@ struct container_ops {
 /* id: valid, see container_id_is_valid. log: owned from now on. */
 struct container *container_new(const char *id, struct cri_log *log,
                                 const struct container_ops *ops, void *ud);
-/* Closes the stream, gives the region back. */
+/* Closes the stream, gives the regions back. */
 void container_free(struct container *c);
+/* fd: open for writing, owned from success on; one that is there is closed. 0; -EINVAL: see termination.h. */
+int container_set_termination(struct container *c, int fd);
 /* 1–64 of [a-z0-9-]. */
 bool container_id_is_valid(const char *id);
 
 void container_set_region(struct container *c, struct region *region);
+/* One more volume: volume, or (NULL) a part of region. */
+void container_add_volume(struct container *c, struct volume *volume, struct region *region);
+/* NULL: its region is given back. */
+void volume_set_region(struct volume *v, struct region *region);
 /* CREATED → STARTING. 0: on_running or on_start_failed follows; errno: still CREATED. */
 int container_start(struct container *c, struct loop *loop, const struct transport *transport,
                     uint32_t start_ms);

@@ -68,6 +68,8 @@ static void conn_close(struct conn *c)
         c->control->n_pending--;
     if (c->control->current == c)
         c->control->current = NULL;
+    if (c->state == CONN_CONTROL && c->control->ops->on_gone)
+        c->control->ops->on_gone(c->control->ud, c->number);
     c->state = CONN_CLOSED;
     loop_remove(TAKE(c->io));
     c->fd = close_fd(c->fd);

@@ -30,6 +30,8 @@ struct control_ops {
      * afterwards. m is borrowed. */
     void (*on_request)(void *ud, struct control_caller who, const Nexus__ControlMessage *m,
                        int *fds, size_t n_fds);
+    /* The CONTROL connection of that number is over. NULL: nobody minds. */
+    void (*on_gone)(void *ud, uint64_t connection);
     /* An EXEC client: fd and the reader's content are the callee's (it leaves the reader empty). */
     void (*on_exec)(void *ud, int fd, struct tlv_reader *reader, const Nexus__ExecSpec *spec);
 };

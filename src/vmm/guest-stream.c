@@ -28,6 +28,8 @@ struct guest_stream {
     void *ud;
     struct transport_conn *conn; /* NULL: closed */
     bool connected;
+    bool late_start; /* a start need not be told in time: only to connect has a limit */
+    bool keep;       /* after EXIT the guest waits for the next stream on conn */
     enum guest_stream_state state;
     struct tlv_reader reader;
     struct tlv_frame held; /* refused by on_output; type 0: none. Lives in the reader */
@@ -46,6 +48,13 @@ static void close_conn(struct guest_stream *s)
 {
     if (s->conn)
         s->transport->conn_close(TAKE(s->conn));
+}
+
+/* What the guest sends from now on is the next stream's, what it got was this one's. */
+static void return_conn(struct guest_stream *s)
+{
+    if (s->conn && s->keep && !s->eof && tlv_reader_is_empty(&s->reader))
+        s->transport->conn_return(s->transport->impl, TAKE(s->conn));
 }
 
 /* Before the last callback: nothing more is read or told. */
@@ -119,6 +128,21 @@ static bool on_output(struct guest_stream *s, const struct tlv_frame *f)
     return taken && s->state == GUEST_STREAM_RUNNING;
 }
 
+static bool on_termination(struct guest_stream *s, const struct tlv_frame *f)
+{
+    bool alive = true;
+
+    if (s->state != GUEST_STREAM_RUNNING || !s->ops->on_termination) {
+        violate(s, "a termination log out of place");
+        return false;
+    }
+    s->alive = &alive;
+    s->ops->on_termination(s->ud, f->value, f->len);
+    if (alive)
+        s->alive = NULL;
+    return alive && s->state == GUEST_STREAM_RUNNING;
+}
+
 static bool on_exit_frame(struct guest_stream *s, const struct tlv_frame *f)
 {
     Nexus__ExitInfo *m;
@@ -134,6 +158,7 @@ static bool on_exit_frame(struct guest_stream *s, const struct tlv_frame *f)
         violate(s, "a malformed exit code");
         return false;
     }
+    return_conn(s);
     over(s);
     s->ops->on_exit(s->ud, m);
     message_free(&m->base);
@@ -172,6 +197,8 @@ static bool dispatch(struct guest_stream *s, const struct tlv_frame *f)
     case TLV_STDOUT:
     case TLV_STDERR:
         return on_output(s, f);
+    case TLV_TERMINATION:
+        return on_termination(s, f);
     case TLV_EXIT:
         return on_exit_frame(s, f);
     case TLV_ERROR:
@@ -268,6 +295,8 @@ static void on_writable(struct transport_conn *c, void *ud)
 {
     struct guest_stream *s = ud;
 
+    if (!s->connected && s->late_start)
+        loop_timer_set(s->timer, UINT64_MAX);
     s->connected = true;
     write_out(s);
     if (s->want_room && s->queue.frames <= LIMIT_TLV_QUEUE_FRAMES / 2) {
@@ -325,6 +354,9 @@ int guest_stream_new(struct loop *loop, const struct transport *transport,
     s->transport = transport;
     s->ops = ops;
     s->ud = ud;
+    s->late_start =
+        open->kind_case == NEXUS__STREAM_OPEN__KIND_EXEC && open->exec && open->exec->late_start;
+    s->keep = open->keep && transport->conn_return;
     tlv_reader_init(&s->reader);
     tlv_reader_set_max(&s->reader, FRAME_MAX);
     frame_queue_init(&s->queue);
@@ -339,6 +371,8 @@ int guest_stream_new(struct loop *loop, const struct transport *transport,
     if (r < 0)
         return r;
     loop_timer_set_after_ms(s->timer, start_ms);
+    if (r > 0)
+        on_writable(s->conn, s);
     *ret = TAKE(s);
     return 0;
 }
@@ -362,7 +396,8 @@ int guest_stream_write(struct guest_stream *s, uint8_t type, const void *value, 
     int r;
 
     if (s->state == GUEST_STREAM_OVER)
-        return 0; /* nobody is left to read it */
+        return 0;    /* nobody is left to read it */
+    s->keep = false; /* it may arrive after the end */
     r = frame_queue_push(&s->queue, type, value, len);
     if (r == -EAGAIN)
         s->want_room = true;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The guest's end of one stream connection (exec or container start): opens it, sends StreamOpen,
  * checks what comes back frame by frame. Order of the callbacks: on_started or on_error first;
- * on_output…; then exactly one of on_exit, on_error, on_lost, on_violation, after which nothing comes
+ * on_output, on_termination…; then exactly one of on_exit, on_error, on_lost, on_violation, after which nothing comes
  * and the connection is closed (the owner still frees the object).
  * Hostile input: a frame is at most 8 KiB, numbers are range-checked, texts are made printable. */
 #pragma once
@@ -23,6 +23,8 @@ struct guest_stream_ops {
     /* type: TLV_STDOUT or TLV_STDERR; n 0: that stream is over. False: no room; the frame is offered
      * again after guest_stream_resume, and the guest is not read until then. */
     bool (*on_output)(void *ud, uint8_t type, const uint8_t *p, uint32_t n);
+    /* What the container's termination log ends with now; NULL: the process has none. */
+    void (*on_termination)(void *ud, const uint8_t *p, uint32_t n);
     void (*on_exit)(void *ud, const Nexus__ExitInfo *exit);
     /* The process was not started, or the agent gave up on it. reply is an error, cleaned. */
     void (*on_error)(void *ud, const Nexus__StreamError *error);

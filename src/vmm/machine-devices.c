@@ -1,26 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What stands behind the virtio windows: the table of cold devices, and the hot slots with their
- * read-only regions. Order of a hot-add: region mapped, memory slot, device in its window, presence
- * bit, pulse on the event device. */
-#include <inttypes.h>
+/* What stands behind the virtio windows: the table of cold devices, and the windows of the hot slots,
+ * which machine-regions.c fills. */
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 
-#include "base/log.h"
 #include "base/str.h"
 #include "kvm/acpi.h"
 #include "kvm/bus.h"
 #include "kvm/gmem.h"
 #include "kvm/vm.h"
-#include "mapper/region.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/device.h"
 #include "virtio/net.h"
-#include "virtio/pmem.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
+#include "vmm/console.h"
 #include "vmm/machine-internal.h"
 
 #define GUEST_CID 3U
@@ -68,15 +64,25 @@ static int make_rng(struct machine *m, struct virtio_device **ret)
     return virtio_rng_new(ret);
 }
 
+static void console_sink(const uint8_t *bytes, size_t n, void *userdata)
+{
+    console_write(userdata, bytes, n);
+}
+
+static int make_console(struct machine *m, struct virtio_device **ret)
+{
+    if (m->cfg.console_fd < 0)
+        return 0; /* nobody reads: the early console carries a panic's text */
+    return virtio_console_new(console_sink, m->console, ret);
+}
+
 /* by window; GSI is LAYOUT_GSI_COLD + window */
 static const struct {
     const char *name;
     int (*make)(struct machine *m, struct virtio_device **ret);
 } cold_devices[] = {
-    {"net", make_net},
-    {"vsock", make_vsock},
-    {"scratch", make_scratch},
-    {"rng", make_rng},
+    {"net", make_net}, {"vsock", make_vsock},     {"scratch", make_scratch},
+    {"rng", make_rng}, {"console", make_console},
 };
 _Static_assert(ARRAY_SIZE(cold_devices) <= COLD_DEVICES_MAX, "a window per device");
 
@@ -114,15 +120,14 @@ static uint64_t notify_gpa(unsigned window)
     return LAYOUT_MMIO_WINDOW(window) + VIRTIO_MMIO_NOTIFY;
 }
 
-static void window_unwire(struct machine *m, struct virtio_mmio *w, unsigned window)
+void machine_window_unwire(struct machine *m, struct virtio_mmio *w, unsigned window)
 {
     for (unsigned q = 0; q < virtio_mmio_queue_count(w); q++)
         (void)vm_remove_ioeventfd(m->vm, virtio_mmio_kick_fd(w, q), notify_gpa(window), q);
 }
 
-/* The device behind the window, kicks without exits. On failure dev is freed. */
-static int window_attach(struct machine *m, struct virtio_mmio *w, unsigned window,
-                         struct virtio_device *dev)
+int machine_window_attach(struct machine *m, struct virtio_mmio *w, unsigned window,
+                          struct virtio_device *dev)
 {
     int r = virtio_mmio_attach(w, dev);
 
@@ -133,7 +138,7 @@ static int window_attach(struct machine *m, struct virtio_mmio *w, unsigned wind
     for (unsigned q = 0; q < virtio_mmio_queue_count(w) && r >= 0; q++)
         r = vm_add_ioeventfd(m->vm, virtio_mmio_kick_fd(w, q), notify_gpa(window), q);
     if (r < 0) {
-        window_unwire(m, w, window);
+        machine_window_unwire(m, w, window);
         virtio_mmio_detach(w);
     }
     return r;
@@ -154,7 +159,7 @@ static int cold_new(struct machine *m, unsigned n, struct error **err)
         if (r < 0)
             virtio_device_free(dev);
         else
-            r = window_attach(m, m->cold[n].window, n, dev);
+            r = machine_window_attach(m, m->cold[n].window, n, dev);
     }
     if (r < 0)
         return error_set(err, r, "device %s", cold_devices[n].name);
@@ -237,154 +242,19 @@ void machine_devices_release(struct machine *m)
         virtio_mmio_detach(m->hot[i].window);
 }
 
+void machine_devices_quiesce(struct machine *m)
+{
+    if (m->cold[VSOCK_WINDOW].window)
+        virtio_mmio_quiesce(m->cold[VSOCK_WINDOW].window);
+}
+
 void machine_devices_free(struct machine *m)
 {
     for (unsigned n = 0; n < COLD_DEVICES_MAX; n++)
         virtio_mmio_free(m->cold[n].window);
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
-        virtio_mmio_free(m->hot[i].window);
-        ro_region_free(m->hot[i].region);
-    }
-}
-
-/* ---------------------------------------------------------------- hot slots */
-
-static void set_present(struct machine *m, unsigned slot, bool present)
-{
-    _Atomic uint32_t *word = &m->state_words[slot / 32];
-    uint32_t bit = 1U << slot % 32;
-
-    if (present)
-        (void)atomic_fetch_or(word, bit);
-    else
-        (void)atomic_fetch_and(word, ~bit);
-}
-
-static void pulse_event_device(struct machine *m)
-{
-    const uint64_t one = 1;
-
-    if (write(m->gsi_fd[LAYOUT_GSI_GED], &one, sizeof(one)) < 0)
-        return; /* EAGAIN: as many pulses are on their way as fit */
-}
-
-static struct hot_slot *slot_take(struct machine *m, unsigned *ret_index)
-{
-    struct hot_slot *reuse = NULL;
-
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
-        struct hot_slot *s = &m->hot[i];
-
-        if (s->region || (s->used && reuse))
-            continue;
-        reuse = s;
-        *ret_index = i;
-        if (!s->used)
-            break;
-    }
-    return reuse;
-}
-
-static void slot_set_region(struct machine *m, struct hot_slot *s, struct ro_region *region)
-{
-    (void)pthread_mutex_lock(&m->regions_lock);
-    s->region = region;
-    (void)pthread_mutex_unlock(&m->regions_lock);
-}
-
-static int slot_fill(struct machine *m, struct hot_slot *s, unsigned index,
-                     struct ro_region *region)
-{
-    struct virtio_device *dev = NULL;
-    struct ro_region_slot view;
-    uint64_t gpa = 0;
-    int r;
-
-    ro_region_slot(region, &view);
-    r = gmem_find_readonly(m->mem, view.bytes, vm_get_gpa_limit(m->vm), &gpa);
-    if (r < 0)
-        return r;
-    r = vm_add_readonly(m->vm, gpa, view.hva, view.bytes);
-    if (r < 0)
-        return r;
-    r = virtio_pmem_new(gpa, view.bytes, &dev);
-    if (r >= 0)
-        r = window_attach(m, s->window, LAYOUT_MMIO_HOT + index, dev);
-    if (r < 0) {
-        (void)vm_remove_readonly(m->vm, gpa);
-        return r;
-    }
-    s->gpa = gpa;
-    s->bytes = view.bytes;
-    return 0;
-}
-
-int machine_add_region(struct machine *m, const int *fds, const uint64_t *segment_bytes, size_t n,
-                       uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
-{
-    _cleanup_(ro_region_freep) struct ro_region *region = NULL;
-    struct ro_region_segment segments[RO_REGION_SEGMENTS_MAX];
-    struct hot_slot *s;
-    unsigned index = 0;
-    int r;
-
-    if (n > RO_REGION_SEGMENTS_MAX)
-        return error_set(err, -E2BIG, "region: %zu segments", n);
-    s = slot_take(m, &index);
-    if (!s)
-        return error_set(err, -ENOSPC, "region: all %d slots of this VM are in use", LIMIT_REGIONS);
-    for (size_t i = 0; i < n; i++)
-        segments[i] = (struct ro_region_segment){fds[i], segment_bytes[i]};
-    r = ro_region_new(segments, n, &region, err);
-    if (r < 0)
-        return error_prefix(err, r, "region");
-    r = slot_fill(m, s, index, region);
-    if (r < 0)
-        return error_set(err, r, "region: hot-adding it");
-    slot_set_region(m, s, TAKE(region));
-    s->used = true;
-    set_present(m, index, true);
-    pulse_event_device(m);
-    *ret_gpa = s->gpa;
-    *ret_bytes = s->bytes;
-    return 0;
-}
-
-int machine_remove_region(struct machine *m, uint64_t gpa)
-{
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
-        struct hot_slot *s = &m->hot[i];
-        struct ro_region *region = s->region;
-        int r;
-
-        if (!region || s->gpa != gpa)
-            continue;
-        set_present(m, i, false);
-        window_unwire(m, s->window, LAYOUT_MMIO_HOT + i);
-        virtio_mmio_detach(s->window);
-        r = vm_remove_readonly(m->vm, gpa);
-        if (r < 0) /* the slot may still point there: the mapping stays */
-            return log_error_errno(r, "removing the memory slot at 0x%" PRIx64, gpa);
-        slot_set_region(m, s, NULL);
-        ro_region_free(region);
-        return 0;
-    }
-    return -ENOENT;
-}
-
-bool machine_repair(void *machine)
-{
-    struct machine *m = machine;
-    bool mended = false;
-
-    (void)pthread_mutex_lock(&m->regions_lock);
     for (unsigned i = 0; i < LIMIT_REGIONS; i++)
-        if (m->hot[i].region && ro_region_repair(m->hot[i].region) > 0)
-            mended = true;
-    (void)pthread_mutex_unlock(&m->regions_lock);
-    if (mended)
-        log_limited(LOG_WARNING, "a mapped file was truncated; its readers in the guest see zeros");
-    return mended;
+        virtio_mmio_free(m->hot[i].window);
+    machine_regions_free(m);
 }
 
 /* ---------------------------------------------------------------- counters */

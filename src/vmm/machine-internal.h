@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The machine's parts, for machine.c (assembly, threads, end) and machine-devices.c (windows, hot
- * slots). */
+/* The machine's parts, for machine.c (assembly, threads, end), machine-devices.c (windows) and
+ * machine-regions.c (hot slots). */
 #pragma once
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "base/limit.h"
+#include "base/list.h"
 #include "kvm/layout.h"
 #include "vmm/machine.h"
 
@@ -36,8 +37,24 @@ struct cold_device {
 struct hot_slot {
     struct virtio_mmio *window; /* owned */
     struct ro_region *region;   /* owned; NULL: free. Changed under regions_lock */
+    uint64_t gpa, bytes;        /* changed under regions_lock */
+    char *key, *what;           /* owned; the same */
+    uint64_t denied;            /* guest writes; the same */
+    bool used;                  /* at some time */
+};
+
+/* A memory slot that is kept: a region without files, see machine-regions.c. */
+struct vacant_slot {
+    struct ro_region *region; /* owned; NULL: none */
     uint64_t gpa, bytes;
-    bool used; /* at some time */
+};
+#define VACANT_MAX 8
+
+/* A region whose files come in several calls. */
+struct hot_partial {
+    struct list link;
+    char *key;                /* owned */
+    struct ro_region *region; /* owned */
 };
 
 struct vcpu_thread {
@@ -64,7 +81,10 @@ struct machine {
 
     struct cold_device cold[COLD_DEVICES_MAX];
     struct hot_slot hot[LIMIT_REGIONS];
+    struct vacant_slot vacant[VACANT_MAX];
+    unsigned next_vacant; /* that goes when there are too many */
     pthread_mutex_t regions_lock;
+    struct list partials;          /* struct hot_partial */
     _Atomic uint32_t *state_words; /* in guest RAM: bit n = hot slot n is present */
 
     /* how it ended: first one counts */
@@ -75,6 +95,8 @@ struct machine {
     char end_detail[256];
     int end_fd;
     struct loop_source *end_source;
+    struct loop_source *release; /* deferred: memory of a guest that is over */
+    unsigned release_turns;
 
     uint64_t stage_ns[BOOT_STAGES]; /* since spawn */
     uint64_t kernel_copied_bytes, kernel_skipped_bytes;
@@ -91,7 +113,19 @@ int machine_devices_describe(struct machine *m, struct error **err);
 void machine_devices_stop(struct machine *m);
 /* The guest is over: its devices go, but vsock, whose users are told first. */
 void machine_devices_release(struct machine *m);
+/* What release left (the vsock, whose rings may still be read) stops touching guest memory. */
+void machine_devices_quiesce(struct machine *m);
 void machine_devices_free(struct machine *m);
+struct virtio_device;
+/* The device behind the window, kicks without exits. On failure dev is freed. */
+int machine_window_attach(struct machine *m, struct virtio_mmio *w, unsigned window,
+                          struct virtio_device *dev);
+/* Before a device is detached. */
+void machine_window_unwire(struct machine *m, struct virtio_mmio *w, unsigned window);
+/* machine-regions.c: no slot of the VM is used any more. */
+void machine_regions_free(struct machine *m);
 void machine_devices_counters(struct machine *m, machine_counter_fn add, void *ctx);
+/* A vCPU wrote to a read-only slot. */
+void machine_denied(void *machine, uint64_t gpa);
 /* A vCPU ran into a page that cannot be had. True: something was mended. */
 bool machine_repair(void *machine);

@@ -110,11 +110,18 @@ static void join_vcpus(struct machine *m)
     }
 }
 
-/* A guest that is over holds no memory, however long its process is still asked about it. */
-static void release_memory(struct machine *m)
+/* A guest that is over holds no memory, however long its process is still asked about it. What it put
+ * into the vsock's rings is taken first: whoever heard on_ended does that on the loop's next turn. */
+static void on_release(struct loop_source *s, void *userdata)
 {
+    struct machine *m = userdata;
     struct gmem_slot slot;
 
+    if (m->release_turns-- > 0) {
+        loop_defer_arm(s);
+        return;
+    }
+    machine_devices_quiesce(m);
     for (unsigned i = 0; i < GMEM_SLOTS; i++)
         if (gmem_slot_get(m->mem, i, &slot) && !slot.readonly)
             (void)gmem_discard(m->mem, slot.gpa, slot.len);
@@ -133,7 +140,8 @@ static void on_end(struct loop_source *s, int fd, unsigned events, void *userdat
     join_vcpus(m);
     machine_devices_release(m);
     m->on_ended(m->end, m->end_detail, m->userdata);
-    release_memory(m);
+    m->release_turns = 1;
+    loop_defer_arm(m->release);
 }
 
 void machine_stop(struct machine *m)
@@ -262,6 +270,7 @@ static int vcpus_new(struct machine *m, const struct boot_info *boot, struct err
             .cpus = m->cfg.cpus,
             .bus = m->bus,
             .repair = machine_repair,
+            .denied = machine_denied,
             .userdata = m,
         };
         int r = vcpu_new(m->vm, &cfg, &m->vcpus[i].vcpu, err);
@@ -277,9 +286,14 @@ static int vcpus_new(struct machine *m, const struct boot_info *boot, struct err
 
 static int end_new(struct machine *m)
 {
+    int r;
+
     m->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (m->end_fd < 0)
         return -errno;
+    r = loop_add_defer(m->loop, on_release, m, &m->release);
+    if (r < 0)
+        return r;
     return loop_add_io(m->loop, m->end_fd, LOOP_READ, on_end, m, &m->end_source);
 }
 
@@ -332,6 +346,7 @@ int machine_new(struct loop *loop, const struct machine_config *cfg, machine_end
     m->on_ended = on_ended;
     m->userdata = userdata;
     m->end_fd = -EBADF;
+    list_init(&m->partials);
     for (size_t i = 0; i < IOAPIC_PINS; i++)
         m->gsi_fd[i] = -EBADF;
     (void)pthread_mutex_init(&m->end_lock, NULL);
@@ -354,6 +369,7 @@ void machine_free(struct machine *m)
     machine_devices_free(m);
     serial_free(m->serial);
     console_free(m->console);
+    loop_remove(m->release);
     loop_remove(m->end_source);
     m->end_fd = close_fd(m->end_fd);
     bus_free(m->bus);

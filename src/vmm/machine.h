@@ -62,10 +62,21 @@ void machine_stop(struct machine *m);
 struct vsock *machine_vsock(struct machine *m);
 
 /* Maps the files (fds borrowed; sizes and modes are checked) as one read-only pmem region above RAM
- * and hot-adds its device. Possible before machine_start too. 0 with the region's place; errors of
- * ro_region_new; -ENOSPC: LIMIT_REGIONS are in use, or no address space. */
-int machine_add_region(struct machine *m, const int *fds, const uint64_t *segment_bytes, size_t n,
-                       uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err);
+ * and hot-adds its device. key and what (may be
+ * empty): its name in messages. more: further files of the same key follow, the
+ * device comes with the last ones; an error forgets those that came. Possible before machine_start too.
+ * 0 with the region's place; errors of ro_region_new; -ENOSPC: LIMIT_REGIONS are in use, or no address
+ * space. */
+int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
+                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                       uint64_t *ret_bytes, struct error **err);
+/* What came of a region that is not complete. A key that is not known is no error. */
+void machine_forget_region(struct machine *m, const char *key);
+/* True while a driver of the guest has its device. */
+bool machine_region_is_driven(struct machine *m, uint64_t gpa);
+/* Guest writes into the region that were dropped, pages of its files that are zeros now. */
+void machine_count_region(struct machine *m, uint64_t gpa, uint64_t *ret_denied,
+                          uint64_t *ret_repaired);
 /* The guest has unbound the driver. -ENOENT: no region starts at gpa. */
 int machine_remove_region(struct machine *m, uint64_t gpa);
 

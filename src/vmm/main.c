@@ -2,12 +2,25 @@
 /* nexus-vmm: one pod's virtual machine. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "vmm/options.h"
 #include "vmm/program.h"
 #include "vmm/resources.h"
+
+/* A message may carry many descriptors at a time. */
+static void raise_open_files(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return;
+    files.rlim_cur = files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+        log_warning_errno(-errno, "limit of open files stays where it was");
+}
 
 /* Where rights will be given up: everything is open, no thread exists, no guest byte was read. */
 static int confine(void)
@@ -43,6 +56,7 @@ int main(int argc, char **argv)
     r = resources_open(&options, &res, &err);
     if (r < 0)
         return fail(EXIT_CODE_SETUP, err, r);
+    raise_open_files();
     LOG_SCOPE(vm, "vm", options.id);
     r = confine();
     if (r >= 0)

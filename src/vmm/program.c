@@ -125,16 +125,35 @@ static void print_hello(struct program *p, const Nexus__AgentHello *hello)
 
 /* ---------------------------------------------------------------- what the supervisor asks for */
 
-static int host_add_region(void *ud, const char *key, const int *fds, const uint64_t *segment_bytes,
-                           size_t n, uint64_t *ret_gpa, uint64_t *ret_bytes)
+static int host_add_region(void *ud, const char *key, const char *what, const int *fds,
+                           const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                           uint64_t *ret_bytes, struct error **err)
 {
     struct program *p = ud;
-    _cleanup_(error_freep) struct error *err = NULL;
-    int r = machine_add_region(p->machine, fds, segment_bytes, n, ret_gpa, ret_bytes, &err);
 
-    if (r < 0)
-        log_warning("region %s: %s", key, error_text(err, r));
-    return r;
+    return machine_add_region(p->machine, key, what, fds, segment_bytes, n, more, ret_gpa,
+                              ret_bytes, err);
+}
+
+static void host_forget_region(void *ud, const char *key)
+{
+    struct program *p = ud;
+
+    machine_forget_region(p->machine, key);
+}
+
+static bool host_region_is_driven(void *ud, uint64_t gpa)
+{
+    struct program *p = ud;
+
+    return machine_region_is_driven(p->machine, gpa);
+}
+
+static void host_count_region(void *ud, uint64_t gpa, uint64_t *ret_denied, uint64_t *ret_repaired)
+{
+    struct program *p = ud;
+
+    machine_count_region(p->machine, gpa, ret_denied, ret_repaired);
 }
 
 static int host_remove_region(void *ud, uint64_t gpa)
@@ -167,6 +186,9 @@ static void host_counters(void *ud, supervisor_counter_fn add, void *ctx)
 
 static const struct supervisor_host_ops host_ops = {
     .add_region = host_add_region,
+    .forget_region = host_forget_region,
+    .region_is_driven = host_region_is_driven,
+    .count_region = host_count_region,
     .remove_region = host_remove_region,
     .stop_vm = host_stop_vm,
     .exit_process = host_exit_process,
@@ -191,11 +213,38 @@ static void on_ended(enum machine_end end, const char *detail, void *userdata)
         loop_exit(p->loop, (int)exit_code_of(end));
 }
 
+static void add_stage(void *ctx, const char *name, uint64_t value)
+{
+    struct buf *b = ctx;
+    size_t len = strlen(name);
+
+    if (str_starts(name, "boot.") && len > 8 && strcmp(name + len - 3, "_ns") == 0)
+        (void)buf_printf(b, " %.*s=%" PRIu64 "us", (int)len - 8, name + 5, value / 1000);
+}
+
+/* Since the process began (spawned: on the monotonic clock); the guest's own since its kernel did. */
+static void log_stages(struct program *p, const Nexus__AgentHello *hello)
+{
+    struct buf b;
+
+    buf_init(&b, COUNTERS_BYTES_MAX);
+    machine_counters(p->machine, add_stage, &b);
+    log_info("guest booted: spawned=%" PRIu64 "us%.*s hello=%" PRIu64 "us guest_init=%" PRIu64
+             "us guest_early=%" PRIu64 "us guest_ready=%" PRIu64 "us",
+             p->spawn_ns / 1000, (int)b.used, (const char *)b.data,
+             (clock_mono_ns() - p->spawn_ns) / 1000, hello->boot_ns / 1000, hello->early_ns / 1000,
+             hello->ready_ns / 1000);
+    buf_done(&b);
+}
+
 static void on_hello(void *userdata, const Nexus__AgentHello *hello)
 {
     struct program *p = userdata;
 
     p->said_hello = true;
+    log_stages(p, hello);
+    if (p->has_control)
+        return;
     loop_timer_set(p->hello_timer, UINT64_MAX);
     print_hello(p, hello);
     p->finishing = true;
@@ -282,9 +331,10 @@ static int start_supervisor(struct program *p)
     if (p->has_control)
         p->res->control = -EBADF; /* the supervisor's now */
     supervisor_set_sandbox_id(p->supervisor, p->options->id);
+    if (p->has_control || p->options->until_hello)
+        supervisor_on_hello(p->supervisor, on_hello, p);
     if (!p->options->until_hello)
         return 0;
-    supervisor_on_hello(p->supervisor, on_hello, p);
     r = loop_add_timer(p->loop, on_hello_timeout, p, &p->hello_timer);
     if (r >= 0)
         loop_timer_set_after_ms(p->hello_timer, p->options->hello_timeout_ms);

@@ -133,8 +133,7 @@ static void on_started(void *ud, uint32_t pid)
     m.pid = pid;
     (void)frame_queue_push(&s->queue, TLV_MESSAGE, bytes,
                            protobuf_c_message_pack(&m.base, bytes)); /* the first: there is room */
-    write_client(s);
-    watch(s);
+    loop_defer_arm(s->later);
 }
 
 /* Frames of one turn are written together, at its end or when the queue is full. */
@@ -350,6 +349,7 @@ static int set_up(struct stream *s, const struct transport *transport, int fd,
         return r;
     open.kind_case = NEXUS__STREAM_OPEN__KIND_EXEC;
     open.exec = &copy;
+    open.keep = spec->late_start && !spec->open_stdin && spec->process && !spec->process->tty;
     return guest_stream_new(s->loop, transport, &open, start_ms, &guest_ops, s, &s->guest);
 }
 

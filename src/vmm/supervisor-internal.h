@@ -7,14 +7,17 @@
 #include "vmm/agent-link.h"
 #include "vmm/container.h"
 #include "vmm/control.h"
+#include "vmm/spare.h"
 #include "vmm/supervisor.h"
 
+#define SUPERVISOR_PARTIALS 4 /* regions on their way in pieces */
 #define SUPERVISOR_SHUTDOWN_CALLERS \
     16 /* who are answered; more are told by the end of the process */
 
 struct supervisor {
     struct loop *loop;
-    const struct transport *transport;
+    const struct transport *transport; /* spare's */
+    struct spare *spare;
     const struct supervisor_host_ops *ops;
     void *ud;
     char *sandbox_id;
@@ -34,8 +37,9 @@ struct supervisor {
     void (*hello_fn)(void *ud, const Nexus__AgentHello *hello);
     void *hello_ud;
 
-    struct list containers, regions, streams;
-    size_t n_containers, n_regions, n_streams;
+    struct list containers, regions, volumes, streams;
+    struct list partials; /* struct partial: regions that come in several messages */
+    size_t n_containers, n_regions, n_streams, n_partials;
     uint64_t next_serial;
     uint64_t n_execs; /* since the beginning */
 
@@ -46,6 +50,13 @@ struct supervisor {
     struct control_caller shutdown_callers[SUPERVISOR_SHUTDOWN_CALLERS];
     size_t n_shutdown_callers;
     bool exited; /* exit_process was called */
+};
+
+/* A region that comes in several messages. It goes with the connection it comes on. */
+struct partial {
+    struct list link;
+    uint64_t connection;
+    char *key;
 };
 
 /* One exec; the stream's owner. */
@@ -72,7 +83,39 @@ void supervisor_send_state(struct supervisor *sup, struct control_caller who);
 /* supervisor_shutdown on behalf of a client, who is answered at the end. */
 void supervisor_shutdown_for(struct supervisor *sup, struct control_caller who, uint32_t grace_ms);
 
+/* supervisor-region.c: requests; a negative result is for the caller to answer. */
+int supervisor_add_region(struct supervisor *sup, struct control_caller who,
+                          const Nexus__AddRegion *add, const int *fds, size_t n_fds,
+                          struct error **err);
+int supervisor_remove_region(struct supervisor *sup, struct control_caller who, const char *key,
+                             struct error **err);
+int supervisor_update_volume(struct supervisor *sup, struct control_caller who,
+                             Nexus__UpdateVolume *update, struct error **err);
+/* Fills in where the regions of spec's volumes are, and makes c hold them. On error c holds some. */
+int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__ContainerSpec *spec,
+                            struct error **err);
+/* The VM has ended: whoever waits for a region to be let go is answered. */
+void supervisor_end_releases(struct supervisor *sup);
+/* Of connection, or (0) all. */
+void supervisor_drop_partials(struct supervisor *sup, uint64_t connection);
+
 /* supervisor-request.c */
+/* The agent was asked something for a caller. */
+struct pending {
+    struct supervisor *sup;
+    struct control_caller who;
+    uint64_t serial;       /* of the container or volume, 0: none */
+    char *key;             /* of the region, NULL: none */
+    struct region *region; /* counted as a volume's; NULL: none */
+};
+struct pending *pending_new(struct supervisor *sup, struct control_caller who);
+void pending_free(struct pending *p);
+DEFINE_CLEANUP(struct pending *, pending_free);
+void supervisor_answer(struct supervisor *sup, struct control_caller who, int r,
+                       const struct error *err);
+/* Sends m for p, which passes to fn. A failure is set in *err, p is freed. */
+int supervisor_ask(struct supervisor *sup, Nexus__AgentMessage *m, uint32_t timeout_ms,
+                   agent_reply_fn fn, struct pending *p, struct error **err);
 extern const struct container_ops supervisor_container_ops;
 void supervisor_on_request(void *ud, struct control_caller who, const Nexus__ControlMessage *m,
                            int *fds, size_t n_fds);

@@ -9,17 +9,7 @@
 #include "vmm/stream.h"
 #include "vmm/supervisor-internal.h"
 
-#define KEY_MAX 256
-
-/* The agent was asked something for a caller. */
-struct pending {
-    struct supervisor *sup;
-    struct control_caller who;
-    uint64_t serial; /* of the container, 0: none */
-    char *key;       /* of the region, NULL: none */
-};
-
-static struct pending *pending_new(struct supervisor *sup, struct control_caller who)
+struct pending *pending_new(struct supervisor *sup, struct control_caller who)
 {
     struct pending *p = xcalloc(1, sizeof(*p));
 
@@ -28,22 +18,21 @@ static struct pending *pending_new(struct supervisor *sup, struct control_caller
     return p;
 }
 
-static void pending_free(struct pending *p)
+void pending_free(struct pending *p)
 {
+    if (p->region)
+        p->region->volumes--;
     free(p->key);
     free(p);
 }
-DEFINE_CLEANUP(struct pending *, pending_free);
-
-static void answer(struct supervisor *sup, struct control_caller who, int r,
-                   const struct error *err)
+void supervisor_answer(struct supervisor *sup, struct control_caller who, int r,
+                       const struct error *err)
 {
     control_reply(sup->control, who, r, err);
 }
 
-/* Sends m for p, which passes to fn. A failure is set in *err, p is freed. */
-static int ask(struct supervisor *sup, Nexus__AgentMessage *m, uint32_t timeout_ms,
-               agent_reply_fn fn, struct pending *p, struct error **err)
+int supervisor_ask(struct supervisor *sup, Nexus__AgentMessage *m, uint32_t timeout_ms,
+                   agent_reply_fn fn, struct pending *p, struct error **err)
 {
     int r = agent_link_request(sup->agent, m, timeout_ms, fn, p);
 
@@ -60,7 +49,7 @@ static void on_plain_reply(void *ud, int r, const struct error *err)
 {
     _cleanup_(pending_freep) struct pending *p = ud;
 
-    answer(p->sup, p->who, r, err);
+    supervisor_answer(p->sup, p->who, r, err);
 }
 
 static int need_container(struct supervisor *sup, const char *id, struct container **ret,
@@ -80,7 +69,7 @@ static void on_configured(void *ud, int r, const struct error *err)
 
     if (r == 0)
         p->sup->configured = true;
-    answer(p->sup, p->who, r, err);
+    supervisor_answer(p->sup, p->who, r, err);
 }
 
 static int do_configure(struct supervisor *sup, struct control_caller who,
@@ -93,108 +82,8 @@ static int do_configure(struct supervisor *sup, struct control_caller who,
         return r;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_CONFIGURE;
     m.configure = config;
-    return ask(sup, &m, sup->times.request_ms, on_configured, pending_new(sup, who), err);
-}
-
-/* ---- regions */
-
-static int do_add_region(struct supervisor *sup, struct control_caller who,
-                         const Nexus__AddRegion *add, const int *fds, size_t n_fds,
-                         struct error **err)
-{
-    struct region *region = supervisor_region(sup, add->key);
-    uint64_t gpa = 0, bytes = 0;
-    int r;
-
-    if (add->key[0] == '\0' || strlen(add->key) > KEY_MAX)
-        return error_set(err, -EINVAL, "a region key has 1 to %d bytes", KEY_MAX);
-    if (region && region->releasing)
-        return error_set(err, -EAGAIN, "region %s is being removed", add->key);
-    if (region) {
-        answer(sup, who, 0, NULL);
-        return 0;
-    }
-    if (n_fds == 0 || n_fds != add->n_segment_bytes)
-        return error_set(err, -EINVAL, "region %s: %zu files for %zu segments", add->key, n_fds,
-                         add->n_segment_bytes);
-    if (sup->phase == NEXUS__VMM_STATE__PHASE__ENDED)
-        return supervisor_check_guest(sup, err);
-    if (sup->n_regions >= LIMIT_REGIONS)
-        return error_set(err, -ENOSPC, "the VM has %d regions already", LIMIT_REGIONS);
-    r = sup->ops->add_region(sup->ud, add->key, fds, add->segment_bytes, n_fds, &gpa, &bytes);
-    if (r < 0)
-        return error_set(err, r, "cannot add region %s to the VM", add->key);
-    region = xcalloc(1, sizeof(*region));
-    region->key = str_dup(add->key);
-    region->gpa = gpa;
-    region->bytes = bytes;
-    list_append(&sup->regions, &region->link);
-    sup->n_regions++;
-    answer(sup, who, 0, NULL);
-    return 0;
-}
-
-static int drop_region(struct supervisor *sup, struct region *region, struct error **err)
-{
-    int r = sup->ops->remove_region(sup->ud, region->gpa);
-
-    if (r < 0)
-        return error_set(err, r, "cannot remove region %s from the VM", region->key);
-    supervisor_drop_region(sup, region);
-    return 0;
-}
-
-static void on_released(void *ud, int r, const struct error *err)
-{
-    _cleanup_(pending_freep) struct pending *p = ud;
-    _cleanup_(error_freep) struct error *own = NULL;
-    struct region *region = supervisor_region(p->sup, p->key);
-
-    if (!region) {
-        answer(p->sup, p->who, 0, NULL);
-        return;
-    }
-    region->releasing = false;
-    /* a guest that is gone holds nothing */
-    if (r == 0 || p->sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
-        r = drop_region(p->sup, region, &own);
-        err = own;
-    }
-    answer(p->sup, p->who, r, err);
-}
-
-static int do_remove_region(struct supervisor *sup, struct control_caller who, const char *key,
-                            struct error **err)
-{
-    struct region *region = supervisor_region(sup, key);
-    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
-    Nexus__ReleaseRegion release = NEXUS__RELEASE_REGION__INIT;
-    struct pending *p;
-    int r;
-
-    if (region && region->containers)
-        return error_set(err, -EBUSY, "region %s is used by %u containers", region->key,
-                         region->containers);
-    if (region && region->releasing)
-        return error_set(err, -EAGAIN, "region %s is being removed", region->key);
-    if (!region || sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
-        r = region ? drop_region(sup, region, err) : 0;
-        if (r == 0)
-            answer(sup, who, 0, NULL);
-        return r;
-    }
-    r = supervisor_check_guest(sup, err);
-    if (r < 0)
-        return r;
-    p = pending_new(sup, who);
-    p->key = str_dup(region->key);
-    release.gpa = region->gpa;
-    m.body_case = NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION;
-    m.release_region = &release;
-    r = ask(sup, &m, sup->times.request_ms, on_released, p, err);
-    if (r == 0)
-        region->releasing = true;
-    return r;
+    return supervisor_ask(sup, &m, sup->times.request_ms, on_configured, pending_new(sup, who),
+                          err);
 }
 
 /* ---- containers */
@@ -208,7 +97,7 @@ static void on_created(void *ud, int r, const struct error *err)
 
     if (!c) /* removed meanwhile, or the VM ended: its caller has been told */
         return;
-    answer(p->sup, c->creator, r, err);
+    supervisor_answer(p->sup, c->creator, r, err);
     if (r == 0) {
         c->state = CONTAINER_CREATED;
         log_info("container %s created", c->id);
@@ -219,8 +108,33 @@ static void on_created(void *ud, int r, const struct error *err)
     supervisor_drop_container(p->sup, c);
 }
 
+/* The descriptors of a CreateContainer, in the message's array; what is taken becomes -EBADF there. */
+struct files {
+    int *log, *termination; /* NULL: none */
+};
+
+static struct files files_of(const Nexus__CreateContainer *create, int *fds, size_t n)
+{
+    size_t n_logs = create->termination_log ? n - 1 : n;
+
+    return (struct files){.log = n_logs ? &fds[0] : NULL,
+                          .termination = create->termination_log ? &fds[n_logs] : NULL};
+}
+
+static int take_termination(struct container *c, const struct files *f, struct error **err)
+{
+    int r = f->termination ? container_set_termination(c, *f->termination) : 0;
+
+    if (r < 0)
+        return error_set(err, r, "container %s: the termination log is no writable regular file",
+                         c->id);
+    if (f->termination)
+        *f->termination = -EBADF;
+    return 0;
+}
+
 /* A caller that was lost comes back with the same request: it gets the answer of the first. */
-static int join_create(struct container *c, struct control_caller who, int log_fd,
+static int join_create(struct container *c, struct control_caller who, const struct files *f,
                        struct error **err)
 {
     int r;
@@ -229,19 +143,23 @@ static int join_create(struct container *c, struct control_caller who, int log_f
         return error_set(err, -EEXIST, "container %s exists already", c->id);
     if (c->creator.connection == who.connection)
         return error_set(err, -EAGAIN, "container %s is being created", c->id);
-    if (log_fd >= 0) {
-        r = cri_log_reopen(c->log, log_fd);
+    if (f->log) {
+        r = cri_log_reopen(c->log, *f->log);
         if (r < 0)
             return error_set(err, r, "container %s: the log is no writable regular file", c->id);
+        *f->log = -EBADF;
     }
-    c->creator = who;
-    return 0;
+    r = take_termination(c, f, err);
+    if (r == 0)
+        c->creator = who;
+    return r;
 }
 
 static int check_create(struct supervisor *sup, const Nexus__CreateContainer *create, size_t n_fds,
                         struct region **ret_region, struct error **err)
 {
     const Nexus__ContainerSpec *spec = create->spec;
+    size_t others = create->termination_log ? 1 : 0;
     int r = supervisor_check_guest(sup, err);
 
     if (r < 0)
@@ -249,8 +167,8 @@ static int check_create(struct supervisor *sup, const Nexus__CreateContainer *cr
     if (!spec || !spec->process || !container_id_is_valid(spec->id))
         return error_set(err, -EINVAL, "a container needs a process and an id of 1 to %d [a-z0-9-]",
                          LIMIT_ID_MAX);
-    if (n_fds > 1)
-        return error_set(err, -EINVAL, "container %s: more than one log file", spec->id);
+    if (n_fds < others || n_fds > others + 1)
+        return error_set(err, -EINVAL, "container %s: %zu files for its logs", spec->id, n_fds);
     if (!sup->configured)
         return error_set(err, -EBUSY, "the pod has no sandbox settings yet");
     *ret_region = supervisor_region(sup, create->rootfs_region);
@@ -261,7 +179,7 @@ static int check_create(struct supervisor *sup, const Nexus__CreateContainer *cr
     return 0;
 }
 
-static int new_container(struct supervisor *sup, const char *id, int *log_fd,
+static int new_container(struct supervisor *sup, const char *id, const struct files *f,
                          struct container **ret, struct error **err)
 {
     struct cri_log *log = NULL;
@@ -271,12 +189,17 @@ static int new_container(struct supervisor *sup, const char *id, int *log_fd,
     if (sup->n_containers >= LIMIT_CONTAINERS_PER_POD)
         return error_set(err, -ENOSPC, "the pod has %d containers already",
                          LIMIT_CONTAINERS_PER_POD);
-    r = cri_log_new(log_fd ? *log_fd : -1, &log);
+    r = cri_log_new(f->log ? *f->log : -1, &log);
     if (r < 0)
         return error_set(err, r, "container %s: the log is no writable regular file", id);
-    if (log_fd)
-        *log_fd = -EBADF; /* the log's now */
+    if (f->log)
+        *f->log = -EBADF; /* the log's now */
     c = container_new(id, log, &supervisor_container_ops, sup);
+    r = take_termination(c, f, err);
+    if (r < 0) {
+        container_free(c);
+        return r;
+    }
     c->serial = ++sup->next_serial;
     list_append(&sup->containers, &c->link);
     sup->n_containers++;
@@ -290,30 +213,33 @@ static int do_create(struct supervisor *sup, struct control_caller who,
 {
     Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
     struct region *region = NULL;
+    struct files files;
     struct container *c;
     struct pending *p;
     int r = check_create(sup, create, n_fds, &region, err);
 
     if (r < 0)
         return r;
+    files = files_of(create, fds, n_fds);
     c = supervisor_container(sup, create->spec->id);
-    if (c) {
-        r = join_create(c, who, n_fds ? fds[0] : -1, err);
-        if (r == 0 && n_fds)
-            fds[0] = -EBADF;
-        return r;
-    }
-    r = new_container(sup, create->spec->id, n_fds ? &fds[0] : NULL, &c, err);
+    if (c)
+        return join_create(c, who, &files, err);
+    r = new_container(sup, create->spec->id, &files, &c, err);
     if (r < 0)
         return r;
     container_set_region(c, region);
     c->creator = who;
     create->spec->rootfs_gpa = region->gpa;
+    r = supervisor_take_volumes(sup, c, create->spec, err);
+    if (r < 0) {
+        supervisor_drop_container(sup, c);
+        return r;
+    }
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_CREATE_CONTAINER;
     m.create_container = create->spec;
     p = pending_new(sup, who);
     p->serial = c->serial;
-    r = ask(sup, &m, sup->times.create_ms, on_created, p, err);
+    r = supervisor_ask(sup, &m, sup->times.create_ms, on_created, p, err);
     if (r < 0)
         supervisor_drop_container(sup, c);
     return r;
@@ -361,7 +287,8 @@ static int do_signal(struct supervisor *sup, struct control_caller who,
         return r;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_SIGNAL;
     m.signal = signal;
-    return ask(sup, &m, sup->times.request_ms, on_plain_reply, pending_new(sup, who), err);
+    return supervisor_ask(sup, &m, sup->times.request_ms, on_plain_reply, pending_new(sup, who),
+                          err);
 }
 
 /* The container leaves the table. If it ran, nexusd hears its exit first. */
@@ -376,7 +303,7 @@ static void remove_now(struct supervisor *sup, struct container *c)
             _cleanup_(error_freep) struct error *err = NULL;
             int r = error_set(&err, -ECANCELED, "container %s was removed", c->id);
 
-            answer(sup, starter, r, err);
+            supervisor_answer(sup, starter, r, err);
         }
         supervisor_tell_exited(sup, c);
     }
@@ -394,7 +321,7 @@ static void on_removed(void *ud, int r, const struct error *err)
         r = 0;
     if (c && r == 0)
         remove_now(p->sup, c);
-    answer(p->sup, p->who, r, r < 0 ? err : NULL);
+    supervisor_answer(p->sup, p->who, r, r < 0 ? err : NULL);
 }
 
 static int ask_remove(struct supervisor *sup, const char *id, agent_reply_fn fn, struct pending *p,
@@ -406,7 +333,7 @@ static int ask_remove(struct supervisor *sup, const char *id, agent_reply_fn fn,
     remove.container_id = (char *)(uintptr_t)id;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_REMOVE_CONTAINER;
     m.remove_container = &remove;
-    return ask(sup, &m, sup->times.request_ms, fn, p, err);
+    return supervisor_ask(sup, &m, sup->times.request_ms, fn, p, err);
 }
 
 /* Best effort, nobody waits: a container the guest may have although we gave up on it. */
@@ -428,8 +355,8 @@ static void kill_in_guest(struct supervisor *sup, const char *id)
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_SIGNAL;
     m.signal = &kill;
     if (supervisor_check_guest(sup, NULL) == 0)
-        (void)ask(sup, &m, sup->times.request_ms, on_plain_reply,
-                  pending_new(sup, (struct control_caller){0}), NULL);
+        (void)supervisor_ask(sup, &m, sup->times.request_ms, on_plain_reply,
+                             pending_new(sup, (struct control_caller){0}), NULL);
 }
 
 static int do_remove(struct supervisor *sup, struct control_caller who, const char *id,
@@ -440,14 +367,14 @@ static int do_remove(struct supervisor *sup, struct control_caller who, const ch
     int r;
 
     if (!c) {
-        answer(sup, who, 0, NULL);
+        supervisor_answer(sup, who, 0, NULL);
         return 0;
     }
     if (c->state == CONTAINER_CREATING)
         return error_set(err, -EAGAIN, "container %s is being created", c->id);
     if (sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
         remove_now(sup, c);
-        answer(sup, who, 0, NULL);
+        supervisor_answer(sup, who, 0, NULL);
         return 0;
     }
     r = supervisor_check_guest(sup, err);
@@ -474,7 +401,7 @@ static int do_reopen(struct supervisor *sup, struct control_caller who, const ch
     if (r < 0)
         return error_set(err, r, "container %s: the log is no writable regular file", c->id);
     fds[0] = -EBADF;
-    answer(sup, who, 0, NULL);
+    supervisor_answer(sup, who, 0, NULL);
     return 0;
 }
 
@@ -485,14 +412,14 @@ static void on_running(void *ud, struct container *c)
     struct supervisor *sup = ud;
 
     log_info("container %s started", c->id);
-    answer(sup, c->starter, 0, NULL);
+    supervisor_answer(sup, c->starter, 0, NULL);
 }
 
 static void on_start_failed(void *ud, struct container *c, int r, const struct error *err)
 {
     struct supervisor *sup = ud;
 
-    answer(sup, c->starter, r, err);
+    supervisor_answer(sup, c->starter, r, err);
     supervisor_tell_exited(sup, c);
     if (r == -ETIMEDOUT) /* it may come to run after all, and nobody would hear it */
         kill_in_guest(sup, c->id);
@@ -610,6 +537,22 @@ void supervisor_on_exec(void *ud, int fd, struct tlv_reader *reader, const Nexus
     sup->n_execs++;
 }
 
+static int do_ping(struct supervisor *sup, struct control_caller who, struct error **err)
+{
+    struct pending *p;
+    int r = supervisor_check_guest(sup, err);
+
+    if (r < 0)
+        return r;
+    p = pending_new(sup, who);
+    r = agent_link_ping(sup->agent, sup->times.request_ms, on_plain_reply, p);
+    if (r < 0) {
+        pending_free(p);
+        return error_set(err, r, "cannot ask the guest agent");
+    }
+    return 0;
+}
+
 /* ---- dispatch */
 
 /* A negative result is answered by the caller; otherwise the handler has answered or will. */
@@ -623,9 +566,9 @@ static int dispatch(struct supervisor *sup, struct control_caller who,
     case NEXUS__CONTROL_MESSAGE__BODY_CONFIGURE:
         return do_configure(sup, who, m->configure, err);
     case NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION:
-        return do_add_region(sup, who, m->add_region, fds, n_fds, err);
+        return supervisor_add_region(sup, who, m->add_region, fds, n_fds, err);
     case NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION:
-        return do_remove_region(sup, who, m->remove_region->key, err);
+        return supervisor_remove_region(sup, who, m->remove_region->key, err);
     case NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER:
         return do_create(sup, who, m->create_container, fds, n_fds, err);
     case NEXUS__CONTROL_MESSAGE__BODY_START_CONTAINER:
@@ -636,6 +579,10 @@ static int dispatch(struct supervisor *sup, struct control_caller who,
         return do_remove(sup, who, m->remove_container->container_id, err);
     case NEXUS__CONTROL_MESSAGE__BODY_REOPEN_LOG:
         return do_reopen(sup, who, m->reopen_log->container_id, fds, n_fds, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_UPDATE_VOLUME:
+        return supervisor_update_volume(sup, who, m->update_volume, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_PING:
+        return do_ping(sup, who, err);
     case NEXUS__CONTROL_MESSAGE__BODY_SHUTDOWN:
         supervisor_shutdown_for(sup, who, m->shutdown->grace_ms);
         return 0;
@@ -659,5 +606,5 @@ void supervisor_on_request(void *ud, struct control_caller who, const Nexus__Con
     int r = dispatch(sup, who, m, fds, n_fds, &err);
 
     if (r < 0)
-        answer(sup, who, r, err);
+        supervisor_answer(sup, who, r, err);
 }

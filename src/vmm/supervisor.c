@@ -3,6 +3,7 @@
  * for is in supervisor-request.c. */
 #include "vmm/supervisor.h"
 
+#include <ctype.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -61,6 +62,7 @@ void supervisor_drop_region(struct supervisor *sup, struct region *r)
     list_remove(&r->link);
     sup->n_regions--;
     free(r->key);
+    free(r->what);
     free(r);
 }
 
@@ -107,6 +109,7 @@ static void add_counters(struct supervisor *sup, struct arena *arena, Nexus__Vmm
     list_foreach (c, &sup->containers, link)
         dropped += c->log ? cri_log_dropped(c->log) : c->log_dropped;
     add_counter(&ctx, "agent.messages", agent_link_received(sup->agent));
+    add_counter(&ctx, "agent.ping_ns", agent_link_ping_ns(sup->agent));
     add_counter(&ctx, "exec.opened", sup->n_execs);
     add_counter(&ctx, "exec.active", sup->n_streams);
     add_counter(&ctx, "log.dropped_bytes", dropped);
@@ -141,9 +144,13 @@ static void add_regions(struct supervisor *sup, struct arena *arena, Nexus__VmmS
             continue;
         nexus__region_state__init(m);
         m->key = r->key;
+        m->what = r->what;
         m->gpa = r->gpa;
         m->bytes = r->bytes;
         m->containers = r->containers;
+        m->volumes = r->volumes;
+        if (sup->ops->count_region)
+            sup->ops->count_region(sup->ud, r->gpa, &m->denied_writes, &m->repaired_pages);
         state->regions[state->n_regions++] = m;
     }
 }
@@ -203,8 +210,10 @@ static void on_hello(void *ud, const Nexus__AgentHello *hello)
     copy->agent_version = clean_dup(hello->agent_version);
     copy->boot_ns = hello->boot_ns;
     copy->ready_ns = hello->ready_ns;
+    copy->early_ns = hello->early_ns;
     sup->hello = copy;
     sup->phase = NEXUS__VMM_STATE__PHASE__READY;
+    spare_start(sup->spare);
     log_info("the guest is ready: kernel %s, agent %s", copy->kernel_release, copy->agent_version);
     event.body_case = NEXUS__CONTROL_EVENT__BODY_GUEST_READY;
     event.guest_ready = copy;
@@ -292,6 +301,14 @@ static const char *end_name(Nexus__VmmState__End end)
     return v ? v->name : "?";
 }
 
+/* "triple-fault" of TRIPLE_FAULT: how a person reads it. */
+static void end_word(Nexus__VmmState__End end, char ret[32])
+{
+    (void)snprintf(ret, 32, "%s", end_name(end));
+    for (char *p = ret; *p; p++)
+        *p = *p == '_' ? '-' : (char)tolower((unsigned char)*p);
+}
+
 static void end_containers(struct supervisor *sup, const struct error *err)
 {
     bool oom = sup->end == NEXUS__VMM_STATE__END__PANIC &&
@@ -335,7 +352,7 @@ static void leave(struct supervisor *sup)
 static bool note_end(struct supervisor *sup, Nexus__VmmState__End end, const char *detail)
 {
     _cleanup_(error_freep) struct error *err = NULL;
-    char clean[LIMIT_ERROR_TEXT_BYTES];
+    char clean[LIMIT_ERROR_TEXT_BYTES], word[32];
     struct supervisor_stream *s, *tmp;
     Nexus__ControlEvent event = NEXUS__CONTROL_EVENT__INIT;
     Nexus__VmEnded m = NEXUS__VM_ENDED__INIT;
@@ -346,12 +363,16 @@ static bool note_end(struct supervisor *sup, Nexus__VmmState__End end, const cha
     sup->phase = NEXUS__VMM_STATE__PHASE__ENDED;
     sup->end = end;
     sup->end_detail = str_dup(clean);
-    log_info("the VM has ended: %s: %s", end_name(end), clean);
+    end_word(end, word);
+    log_info("the VM has ended: %s: %s", word, clean);
     loop_timer_set(sup->lost_timer, UINT64_MAX);
     loop_timer_set(sup->shutdown_timer, UINT64_MAX);
-    (void)error_set_class(&err, ERROR_UNAVAILABLE, -ECONNRESET, "the VM has ended: %s", clean);
+    (void)error_set_class(&err, ERROR_UNAVAILABLE, -ECONNRESET, "the VM has ended: %s: %s", word,
+                          clean);
 
+    spare_stop(sup->spare);
     agent_link_close(sup->agent); /* open requests end with an error of the link */
+    supervisor_end_releases(sup);
     end_containers(sup, err);
     list_foreach_safe (s, tmp, &sup->streams, link)
         stream_fail(s->stream, -err->code, err);
@@ -477,8 +498,14 @@ static void on_control(void *ud, struct control_caller who)
     supervisor_send_state(ud, who);
 }
 
+static void on_control_gone(void *ud, uint64_t connection)
+{
+    supervisor_drop_partials(ud, connection);
+}
+
 static const struct control_ops control_ops = {
     .on_control = on_control,
+    .on_gone = on_control_gone,
     .on_request = supervisor_on_request,
     .on_exec = supervisor_on_exec,
 };
@@ -492,13 +519,18 @@ int supervisor_new(struct loop *loop, const struct transport *transport, int con
     if (!sup)
         return -ENOMEM;
     sup->loop = loop;
-    sup->transport = transport;
     sup->ops = ops;
     sup->ud = ud;
     sup->times = (struct supervisor_times)SUPERVISOR_TIMES_DEFAULT;
     list_init(&sup->containers);
     list_init(&sup->regions);
+    list_init(&sup->volumes);
+    list_init(&sup->partials);
     list_init(&sup->streams);
+    r = spare_new(loop, transport, &sup->spare);
+    if (r < 0)
+        return r;
+    sup->transport = transport = spare_transport(sup->spare);
     r = loop_add_timer(loop, on_lost_timer, sup, &sup->lost_timer);
     if (r == 0)
         r = loop_add_timer(loop, on_shutdown_timer, sup, &sup->shutdown_timer);
@@ -531,7 +563,8 @@ void supervisor_free(struct supervisor *sup)
         return;
     if (sup->agent) /* the ends of open requests still look at containers */
         agent_link_free(TAKE(sup->agent));
-    (void)sup->transport->listen(sup->transport->impl, TRANSPORT_PORT_CONTROL, NULL, NULL);
+    if (sup->transport)
+        (void)sup->transport->listen(sup->transport->impl, TRANSPORT_PORT_CONTROL, NULL, NULL);
     control_free(TAKE(sup->control));
     while (!list_is_empty(&sup->streams)) {
         struct supervisor_stream *s = list_first(&sup->streams, struct supervisor_stream, link);
@@ -542,6 +575,8 @@ void supervisor_free(struct supervisor *sup)
     }
     while (!list_is_empty(&sup->containers))
         supervisor_drop_container(sup, list_first(&sup->containers, struct container, link));
+    spare_free(sup->spare);
+    supervisor_drop_partials(sup, 0);
     while (!list_is_empty(&sup->regions))
         supervisor_drop_region(sup, list_first(&sup->regions, struct region, link));
     loop_remove(sup->lost_timer);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "base/error.h"
 #include "base/limit.h"
 #include "gen/msg/nexus.pb-c.h"
 #include "vmm/transport.h"
@@ -23,10 +24,20 @@ typedef void (*supervisor_counter_fn)(void *ctx, const char *name, uint64_t valu
 /* What the machine does for the supervisor. All are called on the loop's thread. */
 struct supervisor_host_ops {
     /* Maps n files (borrowed fds; dup what is kept) of segment_bytes[i] bytes each (nothing checked
-     * yet) into one read-only region and hot-adds its device. key: the caller's name for it, borrowed.
-     * 0 with the guest-physical start and length, or errno: -EINVAL sizes, -ENOSPC no slot left. */
-    int (*add_region)(void *ud, const char *key, const int *fds, const uint64_t *segment_bytes,
-                      size_t n, uint64_t *ret_gpa, uint64_t *ret_bytes);
+     * yet) into one read-only region and hot-adds its device. key: the caller's name for it; what: what it
+     * is, for people, may be empty; both borrowed.
+     * more: they are mapped, and further ones of the same key follow before there is a device; a failure
+     * forgets what came before. 0 with the guest-physical start and length (not with more), or errno with
+     * *err: -EINVAL sizes, -ENOSPC no slot left. */
+    int (*add_region)(void *ud, const char *key, const char *what, const int *fds,
+                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                      uint64_t *ret_bytes, struct error **err);
+    /* What add_region collected for key is not wanted any more. */
+    void (*forget_region)(void *ud, const char *key);
+    /* A driver of the guest has its device. NULL: never. */
+    bool (*region_is_driven)(void *ud, uint64_t gpa);
+    /* Guest writes that the hypervisor dropped, pages that files lost. NULL: none. */
+    void (*count_region)(void *ud, uint64_t gpa, uint64_t *ret_denied, uint64_t *ret_repaired);
     /* The guest has let go of it. 0 or errno. */
     int (*remove_region)(void *ud, uint64_t gpa);
     /* Stop all vCPUs now. supervisor_vm_ended may be called from within or later; either is ignored
@@ -50,7 +61,7 @@ DEFINE_CLEANUP(struct supervisor *, supervisor_free);
 
 /* VmmState.sandbox_id; copied. Call it before the loop runs. */
 void supervisor_set_sandbox_id(struct supervisor *sup, const char *id);
-/* Called once, when the agent has said hello (its fields are the guest's words). For --until-hello. */
+/* Called once, when the agent has said hello (its fields are the guest's words). */
 void supervisor_on_hello(struct supervisor *sup,
                          void (*fn)(void *ud, const Nexus__AgentHello *hello), void *ud);
 

@@ -39,7 +39,8 @@ struct transport {
     void *impl;
     /* 0 or errno; -EADDRINUSE. on_accept NULL stops listening. */
     int (*listen)(void *impl, uint32_t port, transport_accept_fn on_accept, void *ud);
-    /* 0: on_connected or on_closed follows. -EAGAIN: too many connections. */
+    /* 0: on_connected or on_closed follows. 1: it is connected already, no on_connected comes.
+     * -EAGAIN: too many connections. */
     int (*connect)(void *impl, uint32_t guest_port, const struct transport_conn_ops *ops, void *ud,
                    struct transport_conn **ret);
     void (*conn_set_ops)(struct transport_conn *c, const struct transport_conn_ops *ops, void *ud);
@@ -49,4 +50,7 @@ struct transport {
     /* No more bytes from us, after those pending. */
     void (*conn_shutdown)(struct transport_conn *c);
     void (*conn_close)(struct transport_conn *c);
+    /* The stream on it is over, and the guest waits for the next one's first frame: like conn_close
+     * for its user. NULL: conn_close it is. */
+    void (*conn_return)(void *impl, struct transport_conn *c);
 };

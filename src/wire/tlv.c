@@ -14,6 +14,8 @@ uint32_t tlv_max_value(uint8_t type)
     case TLV_STDOUT:
     case TLV_STDERR:
         return LIMIT_TLV_DATA_BYTES;
+    case TLV_TERMINATION:
+        return LIMIT_TERMINATION_BYTES;
     case TLV_EXIT:
         return 64;
     case TLV_SIGNAL:
@@ -38,6 +40,11 @@ void tlv_reader_init(struct tlv_reader *r)
 void tlv_reader_set_max(struct tlv_reader *r, uint32_t max_value)
 {
     r->max_value = max_value;
+}
+
+bool tlv_reader_is_empty(const struct tlv_reader *r)
+{
+    return r->done == r->in.used;
 }
 
 void tlv_reader_trim(struct tlv_reader *r)

@@ -4,6 +4,7 @@
  * (vsock). Source: DESIGN.md section 7. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,9 @@ enum tlv_type {
     TLV_RESIZE = 6,  /* u16 columns, u16 rows, big endian */
     TLV_ERROR = 7,   /* nexus.StreamError; last frame of a stream */
     TLV_MESSAGE = 8, /* a protobuf; which one depends on the connection and the place in it */
+    /* data, <= LIMIT_TERMINATION_BYTES: what a container's termination log ends with now; on the stream of
+     * its start, after StreamStarted, whenever it has changed and before EXIT */
+    TLV_TERMINATION = 9,
 };
 #define TLV_HEADER_BYTES 5
 
@@ -41,6 +45,8 @@ void tlv_reader_init(struct tlv_reader *r);
 void tlv_reader_done(struct tlv_reader *r);
 /* Lowers the longest value accepted from this peer (bytes), for all types. */
 void tlv_reader_set_max(struct tlv_reader *r, uint32_t max_value);
+/* True: no byte waits but those of the frame given out last. */
+bool tlv_reader_is_empty(const struct tlv_reader *r);
 /* Gives the memory back if no byte waits. Invalidates frames given out. */
 void tlv_reader_trim(struct tlv_reader *r);
 /* Appends bytes that came from the peer. 0; -EMSGSIZE: more than one largest frame plus a read's worth

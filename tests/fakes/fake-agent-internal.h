@@ -31,6 +31,7 @@ struct proc {
     struct fake_program *program; /* NULL: not started, or over */
     char **args;
     bool open_stdin;
+    bool keep; /* after EXIT the connection is the next one's */
     bool last; /* EXIT or ERROR is in out */
     struct loop_source *gone;
 };

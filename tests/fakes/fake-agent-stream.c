@@ -24,7 +24,10 @@ static void write_proc(struct proc *p)
     }
     if (!p->conn)
         buf_clear(&p->out);
-    else if (p->last)
+    else if (p->last && p->keep) {
+        (void)fake_agent_accept_stream(TAKE(p->conn), p->agent);
+        loop_defer_arm(p->gone);
+    } else if (p->last)
         p->agent->guest->conn_shutdown(p->conn);
 }
 
@@ -52,12 +55,17 @@ static void lie_on_stream(struct proc *p, const char *point)
 
     if (!r)
         return;
+    p->keep = false;
     if (strcmp(r->kind, "bad-exit") == 0)
         (void)tlv_write(&p->out, TLV_EXIT, "\x08\x80\x80\x80\x80\x08", 6); /* code 2^31 */
     else if (strcmp(r->kind, "early-output") == 0)
         (void)tlv_write(&p->out, TLV_STDOUT, "early", 5);
     else if (strcmp(r->kind, "message") == 0)
         (void)tlv_write(&p->out, TLV_MESSAGE, "\x08\x01", 2);
+    else if (strcmp(r->kind, "termination") == 0)
+        (void)tlv_write(&p->out, TLV_TERMINATION, "x", 1);
+    else if (strcmp(r->kind, "long-termination") == 0)
+        (void)buf_append(&p->out, "\x09\x00\x00\x10\x01", 5); /* 4097 bytes */
     else if (strcmp(r->kind, "stdin") == 0)
         (void)tlv_write(&p->out, TLV_STDIN, "x", 1);
     else if (strcmp(r->kind, "hang-up") == 0)
@@ -78,6 +86,7 @@ static void finish_proc(struct proc *p, uint8_t type, const ProtobufCMessage *m)
     if (message_write(&p->out, type, m) < 0)
         abort();
     p->last = true;
+    p->keep = p->keep && type == TLV_EXIT;
     fake_program_free(TAKE(p->program));
     if (!p->conn)
         loop_defer_arm(p->gone);
@@ -226,6 +235,7 @@ static void on_open(struct proc *p, const struct tlv_frame *f)
         p->container_id = str_dup(open->exec->container_id);
         p->args = fake_agent_copy_args(open->exec->process);
         p->open_stdin = open->exec->open_stdin;
+        p->keep = open->keep;
     } else {
         p->kind = PROC_START;
         p->container_id = str_dup(open->start->container_id);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/str.h"
 #include "fakes/fake-agent-internal.h"
+#include "fakes/fake-record.h"
 #include "wire/reply.h"
 
 /* ---- output on the control connection */
@@ -263,6 +264,9 @@ static int do_create(struct fake_agent *a, const Nexus__ContainerSpec *spec)
         return -EEXIST;
     if (spec->rootfs_gpa == 0)
         return -ENXIO;
+    for (size_t i = 0; i < spec->n_volumes; i++)
+        if (spec->volumes[i]->gpa == 0 || spec->volumes[i]->region[0])
+            return -ENXIO;
     c = xcalloc(1, sizeof(*c));
     c->id = str_dup(spec->id);
     c->args = fake_agent_copy_args(spec->process);
@@ -317,6 +321,9 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
     case NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION:
         point = "release";
         break;
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
+        point = "update";
+        break;
     case NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN:
         point = "shutdown";
         break;
@@ -333,6 +340,7 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
         send_reply(a, m->id, -EOPNOTSUPP, "an unknown request");
         return;
     }
+    fake_record_request(m);
     if (!fake_agent_at(a, point))
         return;
     lie = fake_script_due(&a->script, "lie", point);
@@ -349,6 +357,8 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
         r = do_create(a, m->create_container);
     else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_SIGNAL)
         r = do_signal(a, m->signal);
+    else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME)
+        r = m->update_volume->gpa == 0 || m->update_volume->region[0] ? -ENXIO : 0;
     else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_REMOVE_CONTAINER)
         do_remove(a, m->remove_container->container_id);
     fake_agent_respond(a, point, m->id, NULL, r, "refused");

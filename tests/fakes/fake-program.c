@@ -73,6 +73,13 @@ static enum outcome run_err(struct fake_program *p, char **argv)
     return run_echo(p, argv);
 }
 
+/* echo into its termination log */
+static enum outcome run_bye(struct fake_program *p, char **argv)
+{
+    p->chunk_type = TLV_TERMINATION;
+    return run_echo(p, argv);
+}
+
 static enum outcome run_args(struct fake_program *p, char **argv)
 {
     if (p->begun)
@@ -204,6 +211,7 @@ static const struct {
     {"nginx", run_pause},       {"sleep", run_sleep}, {"cat", run_cat},
     {"yes", run_yes},           {"lines", run_lines}, {"bytes", run_bytes},
     {"crash", run_crash},       {"oom", run_oom},     {"ignore-term", run_ignore_term},
+    {"bye", run_bye},
 };
 
 static const char *base_name(const char *path)

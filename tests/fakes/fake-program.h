@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A process of a fake guest: a few commands interpreted in this process, so that fifty pods cost nothing.
- *   echo WORDS…   err WORDS… (to stderr)   args WORDS… (one a line)   true  false  exit N
+ *   echo WORDS…   err WORDS… (to stderr)   bye WORDS… (to the termination log)   args WORDS… (one a line)   true  false  exit N
  *   sleep SECONDS|infinity  pause  httpd  nginx   cat (stdin → stdout)
  *   yes [N]  lines N (numbered)  bytes N (no newline)   crash SIGNAL   oom   ignore-term   hostname
  *   sh -c 'COMMAND; COMMAND && COMMAND >&2; …' with '…' and "…", no variables

@@ -11,7 +11,7 @@
  *                (control connection); bad-exit, early-output, late-output, exit-twice, message, stdin,
  *                no-exit, hang-up (streams)
  *   flood@P=N    N log events at once
- * Points: hello configure create start started exec exec-started exit signal remove release shutdown ping
+ * Points: hello configure create start started exec exec-started exit signal remove release update shutdown ping
  * Settings: no-hello, hello-version=N, unknown-runs (unknown commands run for ever instead of 127),
  *   times=PERCENT (of the supervisor's time-outs; read by fake-vmm) */
 #pragma once

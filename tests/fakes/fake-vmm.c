@@ -2,7 +2,8 @@
 /* nexus-vmm without a VM: the real supervisor over a guest in memory. Takes nexus-vmm's command line and
  * ignores what only a machine needs. NEXUS_FAKE_AGENT (text) and NEXUS_FAKE_AGENT_FILE (a file's text)
  * tell the guest what to do wrong, see fake-script.h; what fails depends on the sandbox with
- * NEXUS_FAKE_AGENT_DIR/<first 12 of the id, or whole id>. */
+ * NEXUS_FAKE_AGENT_DIR/<first 12 of the id, or whole id>. What it is told goes to NEXUS_FAKE_RECORD_DIR,
+ * see fake-record.h. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
@@ -23,6 +24,7 @@
 #include "base/str.h"
 #include "event/loop.h"
 #include "fakes/fake-agent.h"
+#include "fakes/fake-record.h"
 #include "fakes/mem-transport.h"
 #include "vmm/supervisor.h"
 
@@ -38,6 +40,7 @@ struct machine {
     struct loop_source *signals;
     int signal_fd;
     uint64_t next_gpa;
+    uint64_t partial; /* bytes of a region that comes in pieces */
     unsigned regions;
     uint64_t started_ns;
     bool until_hello;
@@ -50,8 +53,9 @@ struct options {
 
 /* ---- what the machine does for the supervisor */
 
-static int add_region(void *ud, const char *key, const int *fds, const uint64_t *segment_bytes,
-                      size_t n, uint64_t *ret_gpa, uint64_t *ret_bytes)
+static int add_region(void *ud, const char *key, const char *what, const int *fds,
+                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                      uint64_t *ret_bytes, struct error **err)
 {
     struct machine *m = ud;
     uint64_t total = 0;
@@ -62,12 +66,18 @@ static int add_region(void *ud, const char *key, const int *fds, const uint64_t 
         if (segment_bytes[i] == 0 || segment_bytes[i] % 4096 || segment_bytes[i] > (1ULL << 40))
             return -EINVAL;
         if (fstat(fds[i], &st) < 0 || !S_ISREG(st.st_mode) ||
-            (uint64_t)st.st_size < segment_bytes[i])
+            ((uint64_t)st.st_size + 4095) / 4096 < segment_bytes[i] / 4096)
             return -EINVAL;
         total += segment_bytes[i];
     }
     if (m->regions == LIMIT_REGIONS)
         return -ENOSPC;
+    m->partial += total; /* of one key at a time, as nexusd sends them */
+    fake_record_region(key, fds, segment_bytes, n, more, m->next_gpa);
+    if (more)
+        return 0;
+    total = m->partial;
+    m->partial = 0;
     m->regions++;
     *ret_gpa = m->next_gpa;
     *ret_bytes = (total + REGION_ALIGN - 1) & ~(REGION_ALIGN - 1);
@@ -75,11 +85,19 @@ static int add_region(void *ud, const char *key, const int *fds, const uint64_t 
     return 0;
 }
 
+static void forget_region(void *ud, const char *key)
+{
+    struct machine *m = ud;
+
+    m->partial = 0;
+}
+
 static int remove_region(void *ud, uint64_t gpa)
 {
     struct machine *m = ud;
 
     m->regions--;
+    fake_record_removed(gpa);
     return 0;
 }
 
@@ -107,6 +125,7 @@ static void counters(void *ud, supervisor_counter_fn add, void *ctx)
 
 static const struct supervisor_host_ops host_ops = {
     .add_region = add_region,
+    .forget_region = forget_region,
     .remove_region = remove_region,
     .stop_vm = stop_vm,
     .exit_process = exit_process,
@@ -276,6 +295,7 @@ static int set_up(struct machine *m, const struct options *o)
 
     if (r < 0 || (o->control && control < 0))
         return r < 0 ? r : control;
+    fake_record_open(getenv("NEXUS_FAKE_RECORD_DIR"), o->id);
     m->started_ns = clock_mono_ns();
     m->next_gpa = RAM_TOP;
     m->until_hello = o->until_hello;

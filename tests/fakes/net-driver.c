@@ -46,13 +46,91 @@ static int usage(void)
     return 2;
 }
 
+/* ---------------------------------------------------------------- waiting for a child's work */
+
+struct work {
+    sd_event *event;
+    struct net_task *task;
+    int r, fd;
+    struct net_config *config; /* where data goes; NULL: nowhere */
+    struct error **err;
+};
+
+static void on_work_done(void *userdata, int r, int fd, const void *data, const struct error *err)
+{
+    struct work *w = userdata;
+
+    w->r = r;
+    w->fd = fd;
+    if (data && w->config)
+        *w->config = *(const struct net_config *)data;
+    if (r < 0)
+        (void)error_set_class(w->err, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+    (void)sd_event_exit(w->event, 0);
+}
+
+static void work_init(struct work *w, struct net_config *config, struct error **err)
+{
+    *w = (struct work){.fd = -EBADF, .config = config, .err = err};
+    if (sd_event_new(&w->event) < 0)
+        abort();
+}
+
+/* r: of the call that started it. */
+static int work_wait(struct work *w, int r)
+{
+    if (r == 0)
+        (void)sd_event_loop(w->event);
+    sd_event_unref(w->event);
+    return r < 0 ? r : w->r;
+}
+
+static int make_netns(const char *path, int *ret_fd, struct error **err)
+{
+    struct work w;
+    int r;
+
+    work_init(&w, NULL, err);
+    r = work_wait(&w, netns_create(w.event, path, on_work_done, &w, &w.task, err));
+    *ret_fd = w.fd;
+    return r;
+}
+
+static int make_tap(int ns, const char *name, int *ret_fd, struct error **err)
+{
+    struct work w;
+    int r;
+
+    work_init(&w, NULL, err);
+    r = work_wait(&w, tap_create(w.event, ns, name, on_work_done, &w, &w.task, err));
+    *ret_fd = w.fd;
+    return r;
+}
+
+static int redirect(int ns, const char *cni_if, const char *tap, struct net_config *ret,
+                    struct error **err)
+{
+    struct work w;
+
+    work_init(&w, ret, err);
+    return work_wait(&w, tap_redirect(w.event, ns, cni_if, tap, on_work_done, &w, &w.task, err));
+}
+
+static int read_config(int ns, const char *ifname, struct net_config *ret, struct error **err)
+{
+    struct work w;
+
+    work_init(&w, ret, err);
+    return work_wait(&w, net_read_config(w.event, ns, ifname, on_work_done, &w, &w.task, err));
+}
+
 /* ---------------------------------------------------------------- namespaces */
 
 static int run_netns_create(char **argv)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     _cleanup_(closep) int fd = -EBADF;
-    int r = netns_create(argv[0], &fd, &err);
+    int r = make_netns(argv[0], &fd, &err);
 
     if (r < 0)
         return fail(r, err);
@@ -93,7 +171,7 @@ static int run_config(char **argv)
     int r = netns_open(argv[0], &fd, &err);
 
     if (r == 0)
-        r = net_read_config(fd, argv[1], &config, &err);
+        r = read_config(fd, argv[1], &config, &err);
     if (r < 0)
         return fail(r, err);
     print_json(config_to_json(&config));
@@ -146,15 +224,13 @@ static int run_guest(char **argv)
     if (r == 0)
         r = netns_open(argv[3], &guest, &err);
     if (r == 0)
-        r = tap_create(ns, argv[2], &tap, &err);
+        r = make_tap(ns, argv[2], &tap, &err);
     if (r == 0)
-        r = tap_create(guest, "eth0", &eth, &err);
+        r = make_tap(guest, "eth0", &eth, &err);
     if (r == 0)
-        r = net_read_config(ns, argv[1], &config, &err);
-    if (r == 0)
-        r = tap_redirect(ns, argv[1], argv[2], &err);
+        r = redirect(ns, argv[1], argv[2], &config, &err);
     if (r == 0) /* again: it has to be harmless */
-        r = tap_redirect(ns, argv[1], argv[2], &err);
+        r = redirect(ns, argv[1], argv[2], &config, &err);
     if (r < 0)
         return fail(r, err);
     print_json(config_to_json(&config));

@@ -6,6 +6,8 @@ next start each operation is finished or undone, a retry works, the pod beside i
 nothing is left after removal. The points are those that nexusd itself declares: one that no case here
 reaches fails the suite."""
 import contextlib
+import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 import grpc  # noqa: E402
 import fakenode as nodes  # noqa: E402
+from atomic_writer import AtomicWriter, kubelet_volume  # noqa: E402
 from cri import parse_log, pb, unique  # noqa: E402
 
 # errors at these points turn a plan back, with everything begun
@@ -51,6 +54,7 @@ class KillSweep(unittest.TestCase):
     @classmethod
     def set_up(cls):
         cls.node = nodes.Node(**cls.options)
+        cls.node.extra = {**cls.node.extra, "mapper": {"kubelet_root": str(cls.node.root / "kubelet")}}
         try:
             cls.start_bystander()
         except BaseException:
@@ -111,6 +115,32 @@ class KillSweep(unittest.TestCase):
     def others(self, listed):
         return {i: o for i, o in listed.items() if i not in (self.bystander[0], self.bystander_ctr)}
 
+    # ---- volumes
+
+    def secret(self, name):
+        writer = AtomicWriter(kubelet_volume(self.node.root / "kubelet", "uid", "secret", name))
+        writer.write({"k": (b"first", 0o644)})
+        return writer
+
+    def create(self, pod, name, writers):
+        """A container that mounts secrets."""
+        c = pb.ContainerConfig()
+        for n, w in enumerate(writers):
+            c.mounts.add(host_path=w.dir, container_path=f"/v{n}", readonly=True)
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name=name), image=pb.ImageSpec(image=nodes.IMAGE),
+                                    command=["sleep", "infinity"], log_path=f"{name}.log", mounts=c.mounts)
+        config.linux.security_context.namespace_options.pid = pb.CONTAINER
+        return self.node.cri.CreateContainer(pod_sandbox_id=pod[0], config=config, sandbox_config=pod[1]).container_id
+
+    def generations(self, pod):
+        """What the VM has: the generations of each region's volumes."""
+        info = json.loads(self.node.cri.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
+        return sorted(sorted((v["volume"], v["generation"]) for v in r["volumes"])
+                      for r in info["regions"] if r["key"].startswith("vol-"))
+
+    def regions_are(self, pod, want):
+        nodes.wait_for(lambda: self.generations(pod) == want, why=f"{self.generations(pod)} is not {want}")
+
     # ---- RunPodSandbox
 
     def test_run_pod_sandbox(self):
@@ -161,16 +191,59 @@ class KillSweep(unittest.TestCase):
         for point in self.points("container.create"):
             with self.at(point):
                 pod, pid = self.running_pod(unique("create"))
-                self.killed_at(point, lambda p=pod: self.node.cri.create(p, "c", nodes.IMAGE, ["sleep", "infinity"]))
+                shared, own = self.secret("shared"), self.secret("own")
+                first = self.create(pod, "first", [shared])
+                self.killed_at(point, lambda p=pod: self.create(p, "c", [shared, own]))
                 self.assertEqual(self.node.vmm_pid(pod[0]), pid)
-                before = self.others(self.node.containers())
+                before = set(self.others(self.node.containers())) - {first}
                 self.assertLessEqual(len(before), 1)
-                ctr = self.node.cri.create(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
+                self.regions_are(pod, [[("own", 1)]] * len(before) + [[("shared", 1)]])
+                ctr = self.create(pod, "c", [shared, own])
                 if before:
                     self.assertEqual(list(before), [ctr])
                 self.node.cri.StartContainer(container_id=ctr)
-                self.assertEqual(len(self.others(self.node.containers())), 1)
+                self.assertEqual(len(self.others(self.node.containers())), 2)
+                self.regions_are(pod, [[("own", 1)], [("shared", 1)]])
+                self.node.cri.RemoveContainer(container_id=ctr)
+                self.regions_are(pod, [[("shared", 1)]])
                 self.nothing_left(pod[0])
+
+    def test_update_volume(self):
+        for point in self.points("pod.update"):
+            with self.at(point):
+                pod, pid = self.running_pod(unique("update"))
+                a, b = self.secret(unique("a")), self.secret(unique("b"))
+                ctr = self.create(pod, "c", [a, b])
+                self.node.cri.StartContainer(container_id=ctr)
+                name_a, name_b = os.path.basename(a.dir), os.path.basename(b.dir)
+                self.node.restart(failpoints(point))
+                a.write({"k": (b"second", 0o644)})
+                b.write({"k": (b"second", 0o644)})  # the bundle of both is nobody's then
+                self.assertEqual(self.node.died(), -signal.SIGKILL, f"{point}: nexusd did not die of it")
+                self.reached.add(point)
+                self.node.start()
+                self.bystander_lives()
+                self.newest(pod, {name_a, name_b})
+                a.write({"k": (b"third", 0o644)})  # and it goes on from there
+                self.newest(pod, {name_a, name_b})
+                self.assertEqual(self.node.vmm_pid(pod[0]), pid)
+                self.assertEqual(self.node.containers()[ctr].state, pb.CONTAINER_RUNNING)
+                self.node.cri.RemoveContainer(container_id=ctr)
+                self.regions_are(pod, [])
+                self.nothing_left(pod[0])
+
+    def newest(self, pod, names):
+        """Each volume's content in force is that of the host, and there is no other region."""
+        def is_so():
+            record = self.node.record("sandboxes", pod[0])
+            if any("next_region" in v for v in record["volumes"]) or {v["title"] for v in record["volumes"]} != names:
+                return False
+            wanted = {v["region"] for v in record["volumes"]}
+            info = json.loads(self.node.cri.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
+            there = {r["key"] for r in info["regions"] if r["key"].startswith("vol-")}
+            data = {v["title"]: os.readlink(pathlib.Path(v["base"]) / v["rel"] / "..data") for v in record["volumes"]}
+            return there == wanted and all(data[v["title"]] in v["identity"] for v in record["volumes"])
+        nodes.wait_for(is_so, why="the newest generations and nothing else are in force")
 
     def test_start_container(self):
         for point in self.points("container.start"):
@@ -213,6 +286,71 @@ class KillSweep(unittest.TestCase):
                 self.assertEqual(self.others(self.node.containers()), {})
                 self.assertEqual(self.node.vmm_pid(pod[0]), pid)
                 self.node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])  # the name is free
+                self.nothing_left(pod[0])
+
+    # ---- an error instead of a kill, once at each point; nexusd lives on
+
+    def fails_once_at(self, point, call):
+        """The call fails, or succeeds although something tolerable failed in it. True: it failed."""
+        self.node.restart(failpoints(point).replace("=kill", "=1*error(EIO)"))
+        try:
+            call()
+            return False
+        except grpc.RpcError as e:
+            self.assertIn(e.code(), (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE), e.details())
+            return True
+
+    def test_errors_in_run_pod_sandbox(self):
+        for point in self.points("pod.run"):
+            with self.at(point):
+                name = unique("error")
+                self.assertTrue(self.fails_once_at(point, lambda n=name: self.node.cri.RunPodSandbox(config=self.config(n))))
+                if "_undo_" in point:  # what could not be undone stays, not ready, and is released by itself
+                    self.node.restart()
+                    for pod in self.others(self.node.pods()).values():
+                        self.assertEqual(pod.state, pb.SANDBOX_NOTREADY)
+                        self.node.cri.remove_pod(pod.id)
+                nodes.wait_for(lambda: self.node.census() == self.quiet, why="nothing left")
+                self.nothing_left(self.node.cri.RunPodSandbox(config=self.config(name)).pod_sandbox_id)
+
+    def test_errors_in_stop_and_remove_pod_sandbox(self):
+        for point in self.points("pod.stop") + self.points("pod.remove"):
+            with self.at(point):
+                pod, _ = self.running_pod(unique("error"))
+                self.node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
+                self.fails_once_at(point, lambda p=pod: self.node.cri.remove_pod(p[0]))
+                self.nothing_left(pod[0])
+
+    def test_errors_in_containers(self):
+        for point in (self.points("container.create") + self.points("container.start") + self.points("container.stop") +
+                      self.points("container.remove")):
+            with self.at(point):
+                pod, pid = self.running_pod(unique("error"))
+                secret = self.secret("s")
+
+                def life(p=pod):
+                    self.node.cri.RemoveContainer(container_id=self.create(p, "v", [secret]))
+                    ctr = self.node.cri.run(p, "c", nodes.IMAGE, self.ignores_term)
+                    self.node.cri.StopContainer(pb.StopContainerRequest(container_id=ctr, timeout=1))
+                    self.node.cri.RemoveContainer(container_id=ctr)
+                self.fails_once_at(point, life)
+                self.node.restart()
+                for ctr in self.others(self.node.containers()):
+                    self.node.cri.RemoveContainer(container_id=ctr)
+                life()
+                self.assertEqual(self.others(self.node.containers()), {})
+                self.assertEqual(self.node.vmm_pid(pod[0]), pid)
+                self.nothing_left(pod[0])
+
+    def test_errors_in_updates(self):
+        for point in self.points("pod.update"):
+            with self.at(point):
+                pod, _ = self.running_pod(unique("error"))
+                a = self.secret(unique("a"))
+                self.create(pod, "c", [a])
+                self.node.restart(failpoints(point).replace("=kill", "=1*error(EIO)"))
+                a.write({"k": (b"second", 0o644)})
+                self.newest(pod, {os.path.basename(a.dir)})
                 self.nothing_left(pod[0])
 
     # ---- every declared point was one of them

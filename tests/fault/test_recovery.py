@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,21 @@ class Recovery(unittest.TestCase):
         self.assertEqual(self.status(pod[0]).state, pb.SANDBOX_READY)
         self.everything_goes()
 
+    def test_systemd_is_told(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            path = str(self.node.root / "notify")
+            s.bind(path)
+            s.settimeout(30)
+            self.node.kill()
+            self.node.start(env={"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"})
+            said = [s.recv(4096) for _ in range(4)]
+            self.assertEqual(sum(b"READY=1" in m for m in said), 1)
+            self.assertEqual(sum(b"WATCHDOG=1" in m for m in said), 3)  # and the loop goes on feeding it
+            self.assertEqual(self.node.stop(), 0)
+            while b"STOPPING=1" not in s.recv(4096):
+                pass
+        self.node.start()
+
     def test_second_nexusd_is_refused(self):
         r = self.node.inside(str(nodes.NEXUSD), "--config", str(self.node.root / "nexusd.yaml"), stderr=subprocess.PIPE,
                              timeout=30)
@@ -126,7 +142,9 @@ class Recovery(unittest.TestCase):
         pod = self.pod()
         ctr = self.node.cri.run(pod, "c", nodes.IMAGE, FOREVER)
         self.node.kill()
-        os.kill(self.node.vmm_pid(pod[0]), signal.SIGKILL)
+        pid = self.node.vmm_pid(pod[0])
+        os.kill(pid, signal.SIGKILL)
+        nodes.wait_for(lambda: not nodes.alive(pid), why="it is gone, not only told to go")
         self.node.start()
         self.assertEqual(self.status(pod[0]).state, pb.SANDBOX_NOTREADY)
         s = self.node.cri.ContainerStatus(container_id=ctr).status

@@ -25,13 +25,21 @@ static void must(int ok)
         abort();
 }
 
-static int add_region(void *ud, const char *key, const int *fds, const uint64_t *segment_bytes,
-                      size_t n, uint64_t *ret_gpa, uint64_t *ret_bytes)
+static int add_region(void *ud, const char *key, const char *what, const int *fds,
+                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                      uint64_t *ret_bytes, struct error **err)
 {
     must(key[0] && n > 0 && fds[0] >= 0 && segment_bytes);
+    if (more)
+        return 0;
     *ret_gpa = *(uint64_t *)ud += 1U << 21;
     *ret_bytes = 1U << 21;
     return 0;
+}
+
+static void forget_region(void *ud, const char *key)
+{
+    must(key[0] != '\0');
 }
 
 static int remove_region(void *ud, uint64_t gpa)
@@ -51,6 +59,7 @@ static void exit_process(void *ud, int code)
 
 static const struct supervisor_host_ops ops = {
     .add_region = add_region,
+    .forget_region = forget_region,
     .remove_region = remove_region,
     .stop_vm = stop_vm,
     .exit_process = exit_process,

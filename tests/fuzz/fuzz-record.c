@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     _cleanup_(closep) int dirfd = -EBADF;
     json_t *doc = NULL;
 
-    if (!mkdtemp(dir) || store_open(dir, &store, NULL) < 0)
+    if (!mkdtemp(dir) || store_open(dir, NULL, &store, NULL) < 0)
         abort();
     dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (file_write_atomic(dirfd, "x.json", data, size, 0600, /* durable= */ false) < 0)

@@ -83,7 +83,9 @@ class Machine(unittest.TestCase):
         end, detail, _, _ = self.run_guest("panic")
         self.assertEqual(end, "panic")
         self.assertIn("Attempted to kill init", detail)
-        self.assertEqual(self.run_guest("reset", args="reboot=t")[0], "triple fault")
+        end, detail, _, _ = self.run_guest("reset", args="reboot=t")
+        self.assertEqual(end, "triple fault")
+        self.assertRegex(detail, r"^triple fault on vCPU 0, (rip 0x|registers already reset).*; last exit: \S.* at 0x")
 
     def test_regions_share_interrupt_lines(self):
         """20 hot-added devices on 8 edge lines, two CPUs, 400 flushes at once: none is lost."""
@@ -132,6 +134,18 @@ class Machine(unittest.TestCase):
         self.assertEqual(end, "power-off", self.log)
         self.assertIn("mount gives 0", said)
         self.assertIn("hello from the host big 3000001 bytes, last 42, dax 1", said)
+
+    def test_console_output_takes_few_exits(self):
+        """2000 lines on hvc0 arrive, in order; a byte on the serial line would be two exits."""
+        end, _, said, counters = self.run_guest("console")
+        self.assertEqual(end, "power-off", self.log)
+        self.assertIn("consoles: hvc0", said)
+        lines = re.findall(r"hvc0 line (\d{4})$", self.log, re.M)
+        self.assertEqual(lines, [f"{i:04d}" for i in range(2000)])
+        self.assertGreater(counters["virtio.console.kicks"], 0)
+        self.assertLess(counters["kvm.exit.io"], 2000)
+        self.assertEqual(counters.get("console.dropped_bytes", 0), 0)
+        self.assertEqual(counters.get("virtio.console.failures", 0), 0)
 
     def program(self, *args, timeout=120):
         cmd = [VMM, "--id", "t", "--kernel", KERNEL, "--initramfs", self.initramfs, *args]

@@ -152,7 +152,7 @@ class Virtio(unittest.TestCase):
         self.assertEqual(len(rng), 2)
         for s in rng:
             self.assertIn("8192 bytes, plausible 1", s)
-        self.assertIn("rebind: 3 devices, 0 failures", lines)
+        self.assertIn("rebind: 4 devices, 0 failures", lines)
         self.assertIn("16 of 16 MiB right", self.said(lines, "blk direct"))
         self.assertIn("500 rounds", self.said(lines, "vsock ping-pong"))
 

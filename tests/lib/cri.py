@@ -115,6 +115,8 @@ class Cri:
             e.value = value.encode() if isinstance(e.value, bytes) else value
         c.labels.update(more.pop("labels", {}))
         c.annotations.update(more.pop("annotations", {}))
+        for host, path, readonly in more.pop("mounts", []):
+            c.mounts.add(host_path=str(host), container_path=path, readonly=readonly)
         for key in ("working_dir", "tty", "stdin", "stop_signal"):
             if key in more:
                 setattr(c, key, more.pop(key))
@@ -130,7 +132,7 @@ class Cri:
         self.StartContainer(container_id=cid)
         return cid
 
-    def wait_exited(self, container_id, seconds=60):
+    def wait_exited(self, container_id, seconds=300):
         end = time.monotonic() + seconds
         while True:
             s = self.ContainerStatus(container_id=container_id).status

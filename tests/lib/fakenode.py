@@ -133,7 +133,7 @@ class Node:
         self.starts = 0
         self.logs = self.root / "pods"
         self.fake_dir = self.root / "fake"
-        for d in ("state", "run", "netns", "cni", "leases", "pods", "fake", "evil"):
+        for d in ("state", "run", "netns", "cni", "leases", "pods", "fake", "evil", "told"):
             (self.root / d).mkdir()
         self.set_cni(cni if cni is not None else self.ptp())
         self.boot_id = self.root / "boot_id"
@@ -166,6 +166,7 @@ class Node:
             return
         w = self.root / "vmm"
         w.write_text(f"#!/bin/sh\nNEXUS_FAKE_AGENT_DIR={self.fake_dir} NEXUS_FAKE_AGENT_FILE={self.root}/fake-all "
+                     f"NEXUS_FAKE_RECORD_DIR={self.root}/told "
                      f"exec {FAKE_VMM} \"$@\"\n")
         w.chmod(0o755)
         (self.root / "fake-all").write_text("")
@@ -329,6 +330,20 @@ class Node:
     def record(self, kind, name):
         path = self.root / f"state/{kind}/{name}.json"
         return json.loads(path.read_text())["record"] if path.exists() else None
+
+    def told(self, pod_id):
+        """What a fake VM was told about regions and volumes (tests/fakes/fake-record.h); each region's key is
+        put beside its place."""
+        path = self.root / "told" / pod_id
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        keys = {x["gpa"]: x["key"] for x in lines if x["what"] == "add" and not x["more"]}
+        for x in lines:
+            x.setdefault("key", keys.get(x["gpa"], "image"))
+        return lines
+
+    def region(self, pod_id, key):
+        """The bytes of a region that a fake VM got."""
+        return (self.root / "told" / f"{pod_id}.{key}").read_bytes()
 
     def census(self):
         """Everything a pod could leave behind."""

@@ -33,28 +33,44 @@ struct pod {
     size_t last_region_files;
     bool last_region_in_order;
     uint64_t next_gpa;
+    bool in_pieces;
+    unsigned forgotten; /* regions in pieces */
 };
 
-static inline int pod_add_region_op(void *ud, const char *key, const int *fds,
-                                    const uint64_t *segment_bytes, size_t n, uint64_t *ret_gpa,
-                                    uint64_t *ret_bytes)
+static inline int pod_add_region_op(void *ud, const char *key, const char *what, const int *fds,
+                                    const uint64_t *segment_bytes, size_t n, bool more,
+                                    uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
 {
     struct pod *pod = ud;
 
-    pod->regions++;
-    pod->last_region_files = n;
-    pod->last_region_in_order = true;
+    if (!pod->in_pieces) {
+        pod->last_region_files = 0;
+        pod->last_region_in_order = true;
+    }
     for (size_t i = 0; i < n; i++) { /* the file's content says which one it is */
         uint64_t number = UINT64_MAX;
 
-        if (pread(fds[i], &number, sizeof(number), 0) != sizeof(number) || number != i ||
-            segment_bytes[i] != 4096)
+        if (pread(fds[i], &number, sizeof(number), 0) != sizeof(number) ||
+            number != pod->last_region_files + i || segment_bytes[i] != 4096)
             pod->last_region_in_order = false;
     }
+    pod->last_region_files += n;
+    pod->in_pieces = more;
+    if (more)
+        return 0;
+    pod->regions++;
     pod->next_gpa += 1U << 21;
     *ret_gpa = pod->next_gpa;
     *ret_bytes = 1U << 21;
     return 0;
+}
+
+static inline void pod_forget_region_op(void *ud, const char *key)
+{
+    struct pod *pod = ud;
+
+    pod->in_pieces = false;
+    pod->forgotten++;
 }
 
 static inline int pod_remove_region_op(void *ud, uint64_t gpa)
@@ -79,6 +95,7 @@ static inline void pod_exit_process(void *ud, int code)
 
 static const struct supervisor_host_ops pod_host_ops = {
     .add_region = pod_add_region_op,
+    .forget_region = pod_forget_region_op,
     .remove_region = pod_remove_region_op,
     .stop_vm = pod_stop_vm,
     .exit_process = pod_exit_process,
@@ -201,7 +218,8 @@ static inline const char *pod_configure(struct control_client *c)
     return control_client_call(c, &m, NULL, 0);
 }
 
-static inline const char *pod_add_region(struct control_client *c, const char *key, size_t n)
+static inline const char *pod_add_pieces(struct control_client *c, const char *key, size_t first,
+                                         size_t n, bool more)
 {
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__AddRegion add = NEXUS__ADD_REGION__INIT;
@@ -210,13 +228,14 @@ static inline const char *pod_add_region(struct control_client *c, const char *k
     const char *result;
 
     for (size_t i = 0; i < n; i++) {
-        uint64_t number = i;
+        uint64_t number = first + i;
 
         fds[i] = memfd_create("layer", MFD_CLOEXEC);
         assert_int_equal(pwrite(fds[i], &number, sizeof(number), 0), sizeof(number));
         bytes[i] = 4096;
     }
     add.key = str_dup(key);
+    add.more = more;
     add.segment_bytes = bytes;
     add.n_segment_bytes = n;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
@@ -228,6 +247,11 @@ static inline const char *pod_add_region(struct control_client *c, const char *k
     free(fds);
     free(bytes);
     return result;
+}
+
+static inline const char *pod_add_region(struct control_client *c, const char *key, size_t n)
+{
+    return pod_add_pieces(c, key, 0, n, false);
 }
 
 static inline const char *pod_remove_region(struct control_client *c, const char *key)
@@ -252,9 +276,12 @@ static inline void pod_ready(struct pod *pod, struct control_client *c)
     assert_string_equal(pod_add_region(c, "img", 1), "");
 }
 
-static inline void pod_send_create(struct control_client *c, uint64_t id_of_message, const char *id,
-                                   const char *region, int log, const char *const *argv)
+/* termination: the host's file of its termination log; -1: it has none. */
+static inline void pod_send_create_with(struct control_client *c, uint64_t id_of_message,
+                                        const char *id, const char *region, int log,
+                                        int termination, const char *const *argv)
 {
+    int fds[] = {log >= 0 ? log : termination, termination};
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer create = NEXUS__CREATE_CONTAINER__INIT;
     Nexus__ContainerSpec spec = NEXUS__CONTAINER_SPEC__INIT;
@@ -269,28 +296,42 @@ static inline void pod_send_create(struct control_client *c, uint64_t id_of_mess
     spec.process = &process;
     create.spec = &spec;
     create.rootfs_region = str_dup(region);
+    create.termination_log = termination >= 0;
     m.id = id_of_message;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
     m.create_container = &create;
-    control_client_send(c, &m, &log, log >= 0 ? 1 : 0);
+    control_client_send(c, &m, fds, (log >= 0 ? 1U : 0U) + (termination >= 0 ? 1U : 0U));
     free(spec.id);
     free(create.rootfs_region);
     strv_free(args);
 }
 
-static inline const char *pod_create_in(struct control_client *c, const char *id,
-                                        const char *region, int log, const char *const *argv)
+static inline void pod_send_create(struct control_client *c, uint64_t id_of_message, const char *id,
+                                   const char *region, int log, const char *const *argv)
+{
+    pod_send_create_with(c, id_of_message, id, region, log, -1, argv);
+}
+
+static inline const char *pod_create_with(struct control_client *c, const char *id,
+                                          const char *region, int log, int termination,
+                                          const char *const *argv)
 {
     static char class_name[64];
     Nexus__ControlMessage *reply;
     uint64_t number = ++c->next_id;
 
-    pod_send_create(c, number, id, region, log, argv);
+    pod_send_create_with(c, number, id, region, log, termination, argv);
     reply = control_client_reply(c, number);
     assert_non_null(reply);
     (void)snprintf(class_name, sizeof(class_name), "%s", reply->reply->error_class);
     message_free(&reply->base);
     return class_name;
+}
+
+static inline const char *pod_create_in(struct control_client *c, const char *id,
+                                        const char *region, int log, const char *const *argv)
+{
+    return pod_create_with(c, id, region, log, -1, argv);
 }
 
 static inline const char *pod_create(struct pod *pod, struct control_client *c, const char *id,
@@ -385,8 +426,8 @@ static inline char *pod_log(struct pod *pod, const char *id)
 }
 
 /* An exec's connection, hello said. */
-static inline void pod_exec(struct pod *pod, struct control_client *c, const char *id,
-                            const char *const *argv, bool open_stdin)
+static inline void pod_exec_as(struct pod *pod, struct control_client *c, const char *id,
+                               const char *const *argv, bool open_stdin, bool late_start)
 {
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__ControlHello hello = NEXUS__CONTROL_HELLO__INIT;
@@ -402,6 +443,7 @@ static inline void pod_exec(struct pod *pod, struct control_client *c, const cha
     exec.container_id = str_dup(id);
     exec.process = &process;
     exec.open_stdin = open_stdin;
+    exec.late_start = late_start;
     hello.version = 1;
     hello.role = NEXUS__CONTROL_HELLO__ROLE__EXEC;
     hello.exec = &exec;
@@ -410,4 +452,10 @@ static inline void pod_exec(struct pod *pod, struct control_client *c, const cha
     control_client_send(c, &m, NULL, 0);
     free(exec.container_id);
     strv_free(args);
+}
+
+static inline void pod_exec(struct pod *pod, struct control_client *c, const char *id,
+                            const char *const *argv, bool open_stdin)
+{
+    pod_exec_as(pod, c, id, argv, open_stdin, false);
 }

@@ -82,8 +82,8 @@ class Control(Connection):
     """The CONTROL connection: calls that wait for their answer; events are kept in the order they came."""
 
     def __init__(self, path, timeout):
+        self.pb = messages()  # first: nexus-vmm gives a connection five seconds for its hello
         super().__init__(path, timeout)
-        self.pb = messages()
         self.next_id = 0
         self.events = []
         self.state = self.call(hello=self.pb.ControlHello(version=1, role=self.pb.ControlHello.CONTROL)).state
@@ -149,6 +149,30 @@ class Control(Connection):
             for fd in fds:
                 os.close(fd)
 
+    def add_region_of(self, key, pieces, batch=100):
+        """pieces: [(path, bytes of whole pages)], in as many messages as they need."""
+        for at in range(0, len(pieces), batch):
+            part = pieces[at:at + batch]
+            fds = []
+            try:
+                for path, _ in part:
+                    fds.append(os.open(path, os.O_RDONLY))
+                self.call(fds, add_region=self.pb.AddRegion(key=key, segment_bytes=[n for _, n in part],
+                                                            more=at + batch < len(pieces)))
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def region(self, key):
+        return next((r for r in self.get_state().regions if r.key == key), None)
+
+    def volume(self, name, region, destination, part=None, live=True, sub_path=""):
+        return self.pb.VolumeMount(volume=name, region=region, part=part or name, live=live, destination=destination,
+                                   sub_path=sub_path)
+
+    def update_volume(self, name, region, part=None):
+        self.call(update_volume=self.pb.UpdateVolume(volume=name, region=region, part=part or name))
+
     def remove_region(self, key):
         self.call(remove_region=self.pb.RemoveRegion(key=key))
 
@@ -194,8 +218,8 @@ class Exec(Connection):
     """One exec: its connection is the stream. started: the pid, or None; then error tells why."""
 
     def __init__(self, path, timeout, id_, args, stdin=False, tty=False, env=(PATH,), cwd=""):
-        super().__init__(path, timeout)
         self.pb = messages()
+        super().__init__(path, timeout)
         self.code = self.error = self.started = None
         self.out, self.err = bytearray(), bytearray()
         spec = self.pb.ExecSpec(container_id=id_, open_stdin=stdin,
@@ -241,7 +265,8 @@ class Exec(Connection):
 
 
 class Vmm:
-    def __init__(self, program=None, id_="testpod", memory="256M", cpus=1, arguments=(), env=None, timeout=120):
+    def __init__(self, program=None, id_="testpod", memory="256M", cpus=1, arguments=(), env=None, timeout=120,
+                 initramfs=ROOT / "build/guest/initramfs.cpio"):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="nexus-vmm-"))
         self.path = self.dir / "control.sock"
         self.timeout = timeout
@@ -250,7 +275,7 @@ class Vmm:
         listener.listen(64)
         self.stderr_path = self.dir / "stderr"
         argv = [program or BUILD / "src/vmm/nexus-vmm", "--id", id_, "--memory", memory, "--cpus", str(cpus), "--kvm",
-                "/dev/kvm", "--kernel", ROOT / "build/guest/vmlinux", "--initramfs", ROOT / "build/guest/initramfs.cpio",
+                "/dev/kvm", "--kernel", ROOT / "build/guest/vmlinux", "--initramfs", initramfs,
                 "--control", f"fd:{listener.fileno()}", *arguments]
         with open(self.stderr_path, "wb") as err:
             self.proc = subprocess.Popen(argv, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
@@ -276,10 +301,12 @@ class Vmm:
         return self.stderr_path.read_text(errors="replace")
 
     def close(self):
+        """Once is enough, twice does no harm."""
         if self.proc.poll() is None:
             self.proc.kill()
         self.proc.wait()
-        shutil.rmtree(self.dir)
+        if self.dir.exists():
+            shutil.rmtree(self.dir)
 
 
 def erofs_of(folder, out):

@@ -655,7 +655,8 @@ static void a_terminal_is_a_terminal(struct drive *d)
         "exec 2>/dev/null; kill -INT $$; exit 9",
         with_tty);
     s = stream_start_container(d, "tty-1");
-    stream_until_output(s, "console");
+    stream_until_output(s,
+                        "console\r\n"); /* or the echo of what is sent comes before the line ends */
     stream_send(s, TLV_RESIZE, size, sizeof(size));
     stream_send(s, TLV_STDIN, "hello\n", 6);
     stream_until_closed(s);

@@ -23,12 +23,13 @@ static void setup_starts_a_container_for_execs(struct drive *d)
 }
 
 struct exec_options {
-    bool tty, open_stdin;
+    bool tty, open_stdin, late_start;
     char *user;
 };
 
-static struct drive_stream *exec_args(struct drive *d, char **args, size_t n,
-                                      const struct exec_options *opt)
+/* On the stream s, or (NULL) one of its own. */
+static struct drive_stream *exec_on(struct drive *d, struct drive_stream *s, char **args, size_t n,
+                                    const struct exec_options *opt)
 {
     Nexus__ExecSpec e;
     Nexus__ProcessSpec p;
@@ -43,13 +44,23 @@ static struct drive_stream *exec_args(struct drive *d, char **args, size_t n,
     p.n_args = n;
     if (opt) {
         e.open_stdin = opt->open_stdin;
+        e.late_start = opt->late_start;
         p.tty = opt->tty;
         if (opt->user) {
             p.user = &u;
             u.username = opt->user;
         }
     }
-    return stream_exec(d, &e);
+    if (!s)
+        return stream_exec(d, &e);
+    stream_open_exec(s, &e, true);
+    return s;
+}
+
+static struct drive_stream *exec_args(struct drive *d, char **args, size_t n,
+                                      const struct exec_options *opt)
+{
+    return exec_on(d, NULL, args, n, opt);
 }
 
 static struct drive_stream *exec_shell(struct drive *d, const char *script,
@@ -146,6 +157,130 @@ static void as_another_user(struct drive *d)
           s->got.error_text);
     CHECK(buf_is(&s->got.err, "x\n"), "%s", buf_text(&s->got.err));
     stream_close(s);
+}
+
+static void a_late_start_comes_before_anything_else(struct drive *d)
+{
+    struct exec_options opt = {.late_start = true};
+    char *missing[] = {text("/no/such")};
+    struct drive_stream *s = exec_shell(d, "exit 5", &opt);
+
+    stream_until_closed(s);
+    CHECK(s->got.started && s->got.has_exit && s->got.code == 5, "code %d", s->got.code);
+    CHECK(s->got.out_eof == 1 && s->got.err_eof == 1, "%u %u", s->got.out_eof, s->got.err_eof);
+    stream_close(s);
+    s = exec_shell(d, "echo first; sleep 0.1; echo second >&2; exit 6", &opt);
+    stream_until_output(s, "first");
+    CHECK(s->got.started && !s->got.has_exit, "not started");
+    stream_until_closed(s);
+    CHECK(buf_is(&s->got.out, "first\n") && buf_is(&s->got.err, "second\n"), "other output");
+    CHECK(s->got.code == 6, "code %d", s->got.code);
+    stream_close(s);
+    s = exec_args(d, missing, 1, &opt);
+    stream_until_closed(s);
+    CHECK(!s->got.started && s->got.error_exit_code == 127, "code %d", s->got.error_exit_code);
+    stream_close(s);
+    opt.open_stdin = true; /* its start is told: somebody waits to write */
+    s = exec_shell(d, "cat", &opt);
+    stream_until_started(s);
+    stream_send(s, TLV_STDIN, NULL, 0);
+    stream_until_closed(s);
+    CHECK(s->got.code == 0, "code %d", s->got.code);
+    stream_close(s);
+}
+
+static void exec_shell_on(struct drive *d, struct drive_stream *s, const char *script)
+{
+    struct exec_options opt = {.late_start = true};
+    char *args[] = {text("sh"), text("-c"), text(script)};
+
+    (void)exec_on(d, s, args, 3, &opt);
+}
+
+static void one_connection_serves_execs_in_turn(struct drive *d)
+{
+    struct drive_stream *s = stream_connect(d), *other;
+    char *missing[] = {text("/no/such")};
+    char script[64];
+
+    for (int i = 0; i < 5; i++) {
+        (void)snprintf(script, sizeof(script), "echo %d; echo e%d >&2; exit %d", i, i, i);
+        exec_shell_on(d, s, script);
+        stream_until_exit(s);
+        CHECK(s->got.code == i && !s->got.closed, "%d: code %d", i, s->got.code);
+        CHECK(s->got.out_eof == 1 && s->got.err_eof == 1, "%u %u", s->got.out_eof, s->got.err_eof);
+        CHECK(s->got.out.used == 2 && s->got.out.data[0] == '0' + i, "%s", buf_text(&s->got.out));
+        CHECK(s->got.err.used == 3 && s->got.err.data[1] == '0' + i, "%s", buf_text(&s->got.err));
+    }
+    /* what one left behind is dead before the next begins, and each is killed like any other */
+    exec_shell_on(d, s, "setsid sleep 3331 >/dev/null 2>&1 & exit 7");
+    stream_until_exit(s);
+    exec_shell_on(d, s, "ps | grep -c '[s]leep 333'");
+    stream_until_exit(s);
+    CHECK(buf_is(&s->got.out, "0\n"), "%s", buf_text(&s->got.out));
+    other = stream_connect(d);
+    (void)exec_on(d, other, missing, 1, NULL);
+    stream_until_closed(other);
+    CHECK(other->got.error_exit_code == 127, "code %d", other->got.error_exit_code);
+    stream_close(other);
+    exec_shell_on(d, s, "echo up; sleep 3332");
+    stream_until_output(s, "up");
+    stream_close(s);
+    for (int i = 0; i < 100; i++) {
+        const struct outcome *o = shell(d, HOST, "ps | grep -c '[s]leep 333'");
+
+        if (buf_is(&o->out, "0\n"))
+            return;
+    }
+    CHECK(false, "still there");
+}
+
+/* One with input is not kept: what is sent to it could arrive after its end. */
+static void an_exec_with_input_is_the_last(struct drive *d)
+{
+    struct exec_options opt = {.late_start = true, .open_stdin = true};
+    char *args[] = {text("sh"), text("-c"), text("exit 9")};
+    struct drive_stream *s = exec_on(d, stream_connect(d), args, 3, &opt);
+
+    stream_until_closed(s);
+    CHECK(s->got.code == 9, "code %d", s->got.code);
+    stream_close(s);
+}
+
+static void few_connections_may_wait_for_an_open(struct drive *d)
+{
+    enum { IDLE = 6, KEPT = 4 };
+    struct drive_stream *idle[IDLE], *half;
+
+    for (int i = 0; i < IDLE; i++) {
+        idle[i] = stream_connect(d);
+        (void)shell(d, HOST, "true"); /* they are accepted in order */
+    }
+    half = stream_connect(d);
+    stream_send_raw(half, "\x08\x00", 2);
+    for (int i = KEPT; i < IDLE; i++)
+        stream_until_closed(idle[i]);
+    stream_until_closed(half);
+    stream_close(half);
+    for (int i = 0; i < IDLE; i++) {
+        if (i < KEPT) {
+            exec_shell_on(d, idle[i], "exit 3");
+            stream_until_exit(idle[i]);
+            CHECK(idle[i]->got.code == 3, "code %d", idle[i]->got.code);
+        }
+        stream_close(idle[i]);
+    }
+}
+
+/* A process that closes its output and goes on is no end; one that leaves it to a child neither. */
+static void closed_output_is_not_the_end(struct drive *d)
+{
+    const struct outcome *o = shell(d, HOST, "echo a; exec >&-; sleep 0.1; echo b >&2; exit 3");
+
+    CHECK(o->code == 3 && buf_is(&o->out, "a\n") && buf_is(&o->err, "b\n"), "code %d", o->code);
+    CHECK(o->out_eof == 1 && o->err_eof == 1, "%u %u", o->out_eof, o->err_eof);
+    o = shell(d, HOST, "(sleep 0.2; echo late) & exit 4");
+    CHECK(o->code == 4 && buf_is(&o->out, "late\n"), "code %d", o->code);
 }
 
 static void input_reaches_the_process_whole(struct drive *d)
@@ -257,6 +392,25 @@ static void exec_cgroups_go_away(struct drive *d)
     CHECK(false, "left: %s", o->out.data);
 }
 
+/* Only one in which nothing was left: the others are killed and go away. */
+static void a_clean_cgroup_serves_the_next_exec(struct drive *d)
+{
+    char first[64];
+    const struct outcome *o = shell(d, HOST, "cat /proc/self/cgroup");
+
+    CHECK(o->out.used > 0 && o->out.used < sizeof(first), "%zu", o->out.used);
+    (void)snprintf(first, sizeof(first), "%s", (const char *)o->out.data);
+    for (int i = 0; i < 3; i++) {
+        o = shell(d, HOST, "cat /proc/self/cgroup");
+        CHECK(buf_is(&o->out, first), "%s, not %s", o->out.data, first);
+    }
+    o = shell(d, HOST, "sleep 4441 >/dev/null 2>&1 & cat /proc/self/cgroup");
+    CHECK(buf_is(&o->out, first), "%s, not %s", o->out.data, first);
+    o = shell(d, HOST, "cat /proc/self/cgroup; ps | grep -c '[s]leep 4441'");
+    CHECK(!buf_has(&o->out, first) && buf_has(&o->out, "\n0\n"), "%s", o->out.data);
+    exec_cgroups_go_away(d);
+}
+
 static void signal_frames_reach_the_process(struct drive *d)
 {
     struct drive_stream *s =
@@ -351,6 +505,11 @@ const struct drive_case exec_cases[] = {
     {"an_exec_in_nothing_is_refused", an_exec_in_nothing_is_refused, false},
     {"runs_in_the_container_and_its_own_cgroup", runs_in_the_container_and_its_own_cgroup, false},
     {"as_another_user", as_another_user, false},
+    {"a_late_start_comes_before_anything_else", a_late_start_comes_before_anything_else, false},
+    {"one_connection_serves_execs_in_turn", one_connection_serves_execs_in_turn, false},
+    {"an_exec_with_input_is_the_last", an_exec_with_input_is_the_last, false},
+    {"few_connections_may_wait_for_an_open", few_connections_may_wait_for_an_open, false},
+    {"closed_output_is_not_the_end", closed_output_is_not_the_end, false},
     {"input_reaches_the_process_whole", input_reaches_the_process_whole, false},
     {"input_nobody_reads_is_no_error", input_nobody_reads_is_no_error, false},
     {"output_is_not_lost_when_the_process_ends_at_once",
@@ -360,6 +519,7 @@ const struct drive_case exec_cases[] = {
      a_grandchild_that_keeps_the_pipe_does_not_hold_the_end, false},
     {"disconnect_kills_the_whole_exec", disconnect_kills_the_whole_exec, false},
     {"exec_cgroups_go_away", exec_cgroups_go_away, false},
+    {"a_clean_cgroup_serves_the_next_exec", a_clean_cgroup_serves_the_next_exec, false},
     {"signal_frames_reach_the_process", signal_frames_reach_the_process, false},
     {"a_terminal_for_an_exec", a_terminal_for_an_exec, false},
     {"vsock_and_rings_are_out_of_reach", vsock_and_rings_are_out_of_reach, false},

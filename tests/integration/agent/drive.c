@@ -342,7 +342,7 @@ void drive_stop(struct drive *d)
 
 /* ---- streams */
 
-static struct drive_stream *stream_connect(struct drive *d)
+struct drive_stream *stream_connect(struct drive *d)
 {
     struct drive_stream *s = xcalloc(1, sizeof(*s));
     struct sockaddr_un a = address(d, 1025);
@@ -366,17 +366,38 @@ static void send_open(struct drive_stream *s, const Nexus__StreamOpen *m)
     buf_done(&b);
 }
 
-struct drive_stream *stream_exec(struct drive *d, const Nexus__ExecSpec *spec)
+void stream_open_exec(struct drive_stream *s, const Nexus__ExecSpec *spec, bool keep)
 {
-    struct drive_stream *s = stream_connect(d);
     Nexus__StreamOpen m;
     Nexus__ExecSpec copy = *spec;
+    struct buf out = s->got.out, err = s->got.err;
 
+    buf_clear(&out);
+    buf_clear(&err);
+    s->got = (struct outcome){.out = out, .err = err};
     nexus__stream_open__init(&m);
     m.kind_case = NEXUS__STREAM_OPEN__KIND_EXEC;
     m.exec = &copy;
+    m.keep = keep;
     send_open(s, &m);
+}
+
+struct drive_stream *stream_exec(struct drive *d, const Nexus__ExecSpec *spec)
+{
+    struct drive_stream *s = stream_connect(d);
+
+    stream_open_exec(s, spec, false);
     return s;
+}
+
+void stream_send_raw(struct drive_stream *s, const void *bytes, size_t len)
+{
+    struct buf b;
+
+    buf_init(&b, 65536);
+    CHECK(buf_append(&b, bytes, len) == 0, "bytes");
+    send_all(s->fd, &b);
+    buf_done(&b);
 }
 
 struct drive_stream *stream_start_container(struct drive *d, const char *id)
@@ -460,6 +481,12 @@ static void take_frame(struct outcome *o, const struct tlv_frame *f)
     case TLV_STDERR:
         take_data(&o->err, &o->err_eof, f);
         break;
+    case TLV_TERMINATION:
+        memcpy(o->termination, f->value, f->len);
+        o->termination[f->len] = '\0';
+        o->n_terminations++;
+        o->n_empty_terminations += f->len == 0;
+        break;
     case TLV_EXIT:
         take_exit(o, f);
         break;
@@ -517,6 +544,16 @@ static bool has_output(const struct outcome *o, const void *arg)
 void stream_until_closed(struct drive_stream *s)
 {
     stream_until(s, is_closed, NULL);
+}
+
+static bool has_exit(const struct outcome *o, const void *arg)
+{
+    return o->has_exit;
+}
+
+void stream_until_exit(struct drive_stream *s)
+{
+    stream_until(s, has_exit, NULL);
 }
 
 void stream_until_started(struct drive_stream *s)

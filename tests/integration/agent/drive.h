@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/limit.h"
 #include "gen/msg/nexus.pb-c.h"
 #include "wire/tlv.h"
 
@@ -43,6 +44,9 @@ struct outcome {
     uint32_t pid;
     struct buf out, err;
     unsigned out_eof, err_eof;
+    unsigned n_empty_terminations;
+    unsigned n_terminations;                       /* how often it came */
+    char termination[LIMIT_TERMINATION_BYTES + 1]; /* the last one */
     bool has_exit, has_error;
     int code;
     uint32_t signal;
@@ -59,6 +63,12 @@ struct drive_stream {
     struct outcome got;
 };
 
+struct drive_stream *stream_connect(struct drive *d);
+/* Sends the StreamOpen of an exec; what an exec before it left is forgotten. keep: after EXIT the
+ * connection is there for the next. */
+void stream_open_exec(struct drive_stream *s, const Nexus__ExecSpec *spec, bool keep);
+/* The bytes as they are, no frame. */
+void stream_send_raw(struct drive_stream *s, const void *bytes, size_t len);
 /* Connects and sends the StreamOpen. */
 struct drive_stream *stream_exec(struct drive *d, const Nexus__ExecSpec *spec);
 struct drive_stream *stream_start_container(struct drive *d, const char *id);
@@ -67,6 +77,7 @@ void stream_send(struct drive_stream *s, uint8_t type, const void *bytes, size_t
 void stream_until(struct drive_stream *s, bool (*done)(const struct outcome *o, const void *arg),
                   const void *arg);
 void stream_until_closed(struct drive_stream *s);
+void stream_until_exit(struct drive_stream *s);
 void stream_until_started(struct drive_stream *s);
 void stream_until_output(struct drive_stream *s, const char *text);
 void stream_until_bytes(struct drive_stream *s, size_t n); /* of stdout */

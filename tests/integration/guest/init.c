@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -310,6 +311,36 @@ static void test_mount(void)
         p == MAP_FAILED ? -1 : p[st.st_size - 1], is_dax(fd));
 }
 
+#define CONSOLE_LINES 2000
+
+/* Lines on hvc0, after those of the kernel; the host looks for them. */
+static void test_console(void)
+{
+    char text[64] = "", line[64];
+    int fd = open("/dev/hvc0", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+
+    read_text("/sys/class/tty/console/active", text, sizeof(text));
+    text[strcspn(text, "\n")] = 0;
+    say("consoles: %s", text);
+    for (int i = 0; fd >= 0 && i < CONSOLE_LINES; i++) {
+        int n = snprintf(line, sizeof(line), "hvc0 line %04d\n", i);
+
+        for (int at = 0; at < n;) {
+            ssize_t w = write(fd, line + at, (size_t)(n - at));
+
+            if (w < 0) {
+                say("hvc0: errno %d", errno);
+                return;
+            }
+            at += (int)w;
+        }
+    }
+    if (fd >= 0) {
+        tcdrain(fd);
+        close(fd);
+    }
+}
+
 int main(void)
 {
     const char *test;
@@ -340,6 +371,8 @@ int main(void)
         test_truncate();
     if (!strcmp(test, "mount"))
         test_mount();
+    if (!strcmp(test, "console"))
+        test_console();
     say("end %s, %ld CPUs", test, sysconf(_SC_NPROCESSORS_ONLN));
     reboot(RB_POWER_OFF);
     pause();

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/lib"))
 import erofs_reader  # noqa: E402
 
-PULL = ROOT / "build/host/src/pull/nexus-pull"
+PULL = ROOT / os.environ.get("NEXUS_BUILD", "build/host") / "src/pull/nexus-pull"
 
 
 class Outcome:
@@ -90,9 +90,9 @@ class Store:
 
     def segments(self, image):
         """Paths in the order of the region."""
-        paths = [self.root / "meta" / (image["id"][7:] + ".1.erofs")]
+        paths = [self.root / "meta" / (image["id"][7:] + ".2.erofs")]
         for layer in image["layers"]:
-            paths.append(self.root / "layers" / (layer["diff_id"][7:] + ".1.data"))
+            paths.append(self.root / "layers" / (layer["diff_id"][7:] + ".2.data"))
         return paths
 
     def compose(self, image, out):

@@ -3,10 +3,12 @@
 """nexus-pull against a registry that lies, cuts, stalls and snoops (tests/fakes/registry-evil.py). Whatever it
 does: an answer of the right class, nothing left behind, little memory, no credential in the wrong place."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 
@@ -82,6 +84,36 @@ class Evil(unittest.TestCase):
         self.bad("redirect-plain", "denied", "not allowed", endpoints=[{"url": url, "ca_pem": self.ca_pem}])
         other = url.replace("127.0.0.1", "localhost")  # not in the certificate
         self.bad("good", "denied", "certificate", endpoints=[{"url": other, "ca_pem": self.ca_pem}])
+
+    def test_what_talks_to_registries_has_given_everything_up(self):
+        store = imagelib.Store()
+        self.addCleanup(store.close)
+        p = store.start(f"{self.address}/slow", f"http://{self.address}")
+        self.addCleanup(p.stdout.close)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        for line in p.stdout:  # until it reads the layer
+            if json.loads(line).get("state") == "start":
+                break
+        children = pathlib.Path(f"/proc/{p.pid}/task/{p.pid}/children").read_text().split()
+        self.assertEqual(len(children), 3)
+        for pid in (p.pid, *children):
+            text = pathlib.Path(f"/proc/{pid}/status").read_text()
+            status = dict(x.split(":\t", 1) for x in text.splitlines() if ":\t" in x)
+            # without root there is nothing to give up, and the bounding set cannot be changed
+            for key in ("CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if os.getuid() == 0 else [])):
+                self.assertEqual(int(status[key], 16), 0, f"{pid} {key}")
+            self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
+            limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+            self.assertNotRegex(limits, r"Max address space +unlimited")
+        for pid in children:  # a socket, stderr, and while it works three more
+            self.assertLessEqual(len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir())), 5)
+        p.kill()
+        p.wait()
+        end = time.monotonic() + 10
+        while any(pathlib.Path(f"/proc/{pid}").exists() for pid in children):
+            self.assertLess(time.monotonic(), end, "converters end with their nexus-pull")
+            time.sleep(0.01)
 
     # ---- transfers that break ----
     def test_cut_transfers_are_resumed_where_they_broke(self):

@@ -70,7 +70,7 @@ class Pull(unittest.TestCase):
         code, text = imagelib.fsck(self.store.root / "composed")
         self.assertEqual(code, 0, text)
         for f in self.store.files():
-            self.assertTrue(f.endswith((".1.data", ".1.index", ".1.erofs")), f)
+            self.assertTrue(f.endswith((".2.data", ".2.index", ".2.erofs")), f)
         for p in [*(self.store.root / "layers").iterdir(), *(self.store.root / "meta").iterdir()]:
             self.assertEqual(p.stat().st_mode & 0o777, 0o400, "immutable")
 
@@ -169,7 +169,7 @@ class Pull(unittest.TestCase):
         image = Image([Layer("none").file(f"/f{n}", bytes([n]) * 3_000_000) for n in range(4)])
         ref = self.registry.push("killed", "latest", image)
         for point in ("pull.publish=kill", "pull.publish=2*kill", "pull.publish=4*kill", "pull.publish=8*kill",
-                      "pull.publish=9*kill", "pull.data.write=3*kill", "pull.layers=kill"):
+                      "pull.publish=9*kill", "pull.layers=kill"):
             with self.subTest(point=point):
                 shutil.rmtree(self.store.root / "layers", ignore_errors=True)
                 p = self.store.start(ref, self.url, env={"NEXUS_FAILPOINTS": point})
@@ -181,6 +181,17 @@ class Pull(unittest.TestCase):
                 _, content = self.store.read(o.image)
                 for n in range(4):
                     self.assertEqual(content(b"f%d" % n), bytes([n]) * 3_000_000)
+
+    def test_a_converter_that_dies_is_an_error(self):
+        image = Image([Layer("none").file(f"/f{n}", bytes([n]) * 3_000_000) for n in range(4)])
+        ref = self.registry.push("dies", "latest", image)
+        for point in ("pull.data.write=kill", "pull.data.write=3*kill"):
+            with self.subTest(point=point):
+                shutil.rmtree(self.store.root / "layers", ignore_errors=True)
+                o = self.pull(ref, env={"NEXUS_FAILPOINTS": point})
+                self.assertEqual(o.error["class"], "internal")
+                self.assertIn("converter died", o.error["message"])
+        self.good(ref)
 
     def test_a_full_disk_is_told_as_such_and_leaves_nothing(self):
         image = Image([Layer("none").file("/f", b"x" * 100_000)])

@@ -253,9 +253,34 @@ class OnePod(unittest.TestCase):
         self.pod_is_well()
 
     def test_counters_are_there(self):
+        self.assertNotIn("virtio.console.kicks", self.c.counters(), "a device nobody listens to")
         counters = self.c.counters()
         self.assertGreater(counters["agent.messages"], 0)
         self.assertTrue(any(k.startswith("kvm.exit.") and v for k, v in counters.items()), counters)
+
+
+class WithConsole(unittest.TestCase):
+    def test_kernel_and_agent_speak_on_hvc0(self):
+        """The agent loads the driver where the kernel's command line asks for it, and nowhere else."""
+        with tempfile.TemporaryDirectory(prefix="nexus-con-") as d:
+            console = pathlib.Path(d) / "console"
+            with Vmm(arguments=["--console", str(console)]) as vmm:
+                c = vmm.connect()
+                c.wait_ready()
+                c.configure()
+                c.add_region("img", [make_image(pathlib.Path(d))])
+                c.run("c1", ["sh", "-c", "echo '<1>said by a container' > /dev/kmsg"], privileged=True)
+                self.assertEqual(c.wait_exit("c1").code, 0)
+                counters = c.counters()
+                c.call(shutdown=c.pb.Shutdown(grace_ms=10000))
+                vmm.proc.wait(timeout=30)
+                c.close()
+            text = console.read_text(errors="replace")
+        self.assertRegex(text, r"(?s)^\[ +0\.0+\] Linux version .*console \[hvc0\] enabled.*bootconsole \[uart8250\] disabled")
+        self.assertIn("said by a container", text)
+        self.assertIn("nexus-agent: sandbox configured", text)
+        self.assertGreater(counters["virtio.console.kicks"], 0)
+        self.assertEqual(counters["virtio.console.failures"], 0)
 
 
 class Ends(unittest.TestCase):

@@ -256,6 +256,7 @@ static const struct {
     {"virtio.ko", "virtio.ko", ""},
     {"  a.ko  x=1 y=2 # why", "a.ko", "x=1 y=2 "},
     {"a.ko\r", "a.ko", ""},
+    {"a.ko ?console=hvc0", "a.ko", "?console=hvc0"},
     {"# a comment", NULL, NULL},
     {"", NULL, NULL},
     {"   ", NULL, NULL},
@@ -273,6 +274,29 @@ static void parses_module_lines(void **state)
             continue;
         assert_string_equal(file, modules[i].file);
         assert_string_equal(params, modules[i].params);
+    }
+}
+
+static const struct {
+    const char *params, *cmdline;
+    bool wanted;
+} conditions[] = {
+    {"", "", true},
+    {"x=?", "", true},
+    {"?console=hvc0", "quiet console=hvc0 panic=-1\n", true},
+    {"?console=hvc0", "console=hvc0", true},
+    {"?console=hvc0 ", "a\tconsole=hvc0\n", true},
+    {"?console=hvc0", "console=hvc01 xconsole=hvc0 console=hvc", false},
+    {"?console=hvc0", "", false},
+    {"?", "quiet", false},
+};
+
+static void loads_modules_where_they_are_wanted(void **state)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(conditions); i++) {
+        print_message("# %s in %s\n", conditions[i].params, conditions[i].cmdline);
+        assert_int_equal(early_module_is_wanted(conditions[i].params, conditions[i].cmdline),
+                         conditions[i].wanted);
     }
 }
 
@@ -362,6 +386,7 @@ int main(void)
         cmocka_unit_test(cgroup_values),
         cmocka_unit_test(reads_flat_files),
         cmocka_unit_test(parses_module_lines),
+        cmocka_unit_test(loads_modules_where_they_are_wanted),
         cmocka_unit_test(sysctl_names_stay_below_proc_sys),
         cmocka_unit_test(the_pump_holds_64_frames_and_no_more),
         cmocka_unit_test(the_pump_bounds_input),

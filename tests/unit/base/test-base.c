@@ -147,7 +147,12 @@ static void fds_travel_with_their_bytes(void **state)
     assert_int_equal(fdpass_send(sv[0], "h", 1, p, 2), 1);
     assert_int_equal(fdpass_recv(sv[1], c, sizeof(c), got + 2, 1, &n), -EMSGSIZE);
     assert_int_equal(n, 0);
-    close(p[0]), close(p[1]), close(got[0]), close(got[1]), close(sv[0]), close(sv[1]);
+    close(p[0]);
+    close(p[1]);
+    close(got[0]);
+    close(got[1]);
+    close(sv[0]);
+    close(sv[1]);
 }
 
 static void arena_stops_at_its_cap(void **state)

@@ -170,6 +170,9 @@ static void shipped_file_documents_every_key_with_its_default(void **state)
     assert_int_equal(strv_len(c.network_bin_dirs), strv_len(defaults.network_bin_dirs));
     assert_string_equal(c.cgroup_driver, defaults.cgroup_driver);
     assert_string_equal(c.log_target, defaults.log_target);
+    assert_string_equal(c.mapper_kubelet_root, defaults.mapper_kubelet_root);
+    assert_int_equal(strv_len(c.mapper_directories), strv_len(defaults.mapper_directories));
+    assert_string_equal(c.mapper_data, defaults.mapper_data);
     assert_int_equal(c.images_stall_timeout_ms, defaults.images_stall_timeout_ms);
     config_done(&c);
     config_done(&defaults);

@@ -353,6 +353,22 @@ static void xattrs_keep_to_their_namespaces(void **state)
         (void)erofs_xattrs_are_valid(list_.data, cut);
 }
 
+static void whiteouts_can_be_plain_names(void **state)
+{
+    static const char *const names[] = {"a", ".wh.a", ".wh..wh..opq", ".wh..wh.x", ".wh."};
+    _cleanup_(erofs_tree_freep) struct erofs_tree *t = NULL;
+
+    assert_int_equal(erofs_tree_new(1 << 20, 100, &t), 0);
+    erofs_tree_ignore_whiteouts(t);
+    assert_int_equal(erofs_tree_begin_layer(t), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        const struct erofs_entry e = {.path = names[i], .mode = S_IFREG | 0644};
+
+        assert_int_equal(erofs_tree_apply(t, &e), 0);
+    }
+    assert_int_equal(erofs_tree_inodes(t), 1 + ARRAY_SIZE(names));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +378,7 @@ int main(void)
         cmocka_unit_test(the_tree_stays_within_its_memory_and_count),
         cmocka_unit_test(removed_nodes_are_used_again),
         cmocka_unit_test(data_outside_its_segment_is_refused),
+        cmocka_unit_test(whiteouts_can_be_plain_names),
         cmocka_unit_test(xattrs_keep_to_their_namespaces),
     };
 

@@ -14,12 +14,14 @@
 #define TOP "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
 #define RESULT                                                                         \
     "{\"event\":\"done\",\"image\":{\"id\":\"sha256:" ID "\",\"digest\":\"sha256:" TOP \
-    "\",\"meta_bytes\":4096,\"layers\":[],\"process\":{\"cmd\":[\"sh\"]}}}"
-#define MAKE_META "truncate -s 4096 /proc/self/fd/4/meta/" ID ".1.erofs\n"
+    "\",\"meta_bytes\":4096,\"meta_sha256\":\"" ID                                     \
+    "\",\"layers\":[],\"process\":{\"cmd\":[\"sh\"]}}}"
+#define MAKE_META "truncate -s 4096 /proc/self/fd/4/meta/" ID ".2.erofs\n"
 
 struct fixture {
     char dir[40], root[60], helper[60];
     sd_event *event;
+    struct store_queue *queue;
     struct image_store *s;
     unsigned done, progress;
     int r;
@@ -38,8 +40,10 @@ static int setup(void **state)
     (void)sigaddset(&set, SIGCHLD);
     (void)sigprocmask(SIG_BLOCK, &set, NULL); /* as in any program of sd-event */
     memcpy(f->dir, "/tmp/nexus-pull.XXXXXX", sizeof("/tmp/nexus-pull.XXXXXX"));
-    if (!mkdtemp(f->dir) || sd_event_new(&f->event) < 0)
+    if (!mkdtemp(f->dir) || sd_event_new(&f->event) < 0 ||
+        store_queue_new(f->event, &f->queue, NULL) < 0)
         return -1;
+    cfg.queue = f->queue;
     (void)snprintf(f->root, sizeof(f->root), "%s/images", f->dir);
     (void)snprintf(f->helper, sizeof(f->helper), "%s/helper", f->dir);
     assert_int_equal(image_store_open(f->event, &cfg, NULL, NULL, &f->s, NULL), 0);
@@ -52,6 +56,8 @@ static int teardown(void **state)
     struct fixture *f = *state;
 
     image_store_close(f->s);
+    assert_int_equal(store_queue_drain(f->queue, 60000), 0);
+    store_queue_free(f->queue);
     sd_event_unref(f->event);
     (void)dir_remove_tree(AT_FDCWD, f->dir);
     free(f);
@@ -210,7 +216,8 @@ static void a_cancelled_pull_answers_nobody_and_leaves_nothing(void **state)
 static void a_pull_that_stands_still_is_ended(void **state)
 {
     struct fixture *f = *state;
-    struct image_config cfg = {.root = f->root, .pull_helper = f->helper, .stall_ms = 50};
+    struct image_config cfg = {
+        .queue = f->queue, .root = f->root, .pull_helper = f->helper, .stall_ms = 50};
 
     image_store_close(f->s);
     f->s = NULL;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "base/file.h"
 #include "base/str.h"
@@ -17,12 +18,14 @@
 #define B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 #define L1 "1111111111111111111111111111111111111111111111111111111111111111"
 #define L2 "2222222222222222222222222222222222222222222222222222222222222222"
+#define M "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
 #define L3 "3333333333333333333333333333333333333333333333333333333333333333"
 
 struct fixture {
     char dir[40];
     int dirfd;
     sd_event *event;
+    struct store_queue *queue;
     struct image_store *s;
     unsigned bad;
 };
@@ -33,11 +36,18 @@ static void on_bad(const char *name, const char *reason, void *userdata)
     print_message("# set aside: %.12s %s\n", name, reason);
 }
 
+/* Everything is on disk, and told. */
+static void settle(struct fixture *f)
+{
+    assert_int_equal(store_queue_drain(f->queue, 60000), 0);
+}
+
 static void reopen(struct fixture *f)
 {
-    struct image_config cfg = {.root = f->dir, .pull_helper = "/bin/false"};
+    struct image_config cfg = {.queue = f->queue, .root = f->dir, .pull_helper = "/bin/false"};
 
     image_store_close(f->s);
+    settle(f);
     f->s = NULL;
     f->bad = 0;
     assert_int_equal(image_store_open(f->event, &cfg, on_bad, f, &f->s, NULL), 0);
@@ -48,7 +58,8 @@ static int setup(void **state)
     struct fixture *f = xcalloc(1, sizeof(*f));
 
     memcpy(f->dir, "/tmp/nexus-image.XXXXXX", sizeof("/tmp/nexus-image.XXXXXX"));
-    if (!mkdtemp(f->dir) || sd_event_new(&f->event) < 0)
+    if (!mkdtemp(f->dir) || sd_event_new(&f->event) < 0 ||
+        store_queue_new(f->event, &f->queue, NULL) < 0)
         return -1;
     f->dirfd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     *state = f;
@@ -61,6 +72,8 @@ static int teardown(void **state)
     struct fixture *f = *state;
 
     image_store_close(f->s);
+    settle(f);
+    store_queue_free(f->queue);
     sd_event_unref(f->event);
     close_fd(f->dirfd);
     (void)dir_remove_tree(AT_FDCWD, f->dir);
@@ -97,22 +110,51 @@ static struct image_entry *make_entry(struct fixture *f, const char *id, const c
     char text[800];
     json_t *doc;
 
-    (void)snprintf(
-        text, sizeof(text),
-        "{\"id\":\"sha256:%s\",\"meta_bytes\":4096,\"process\":{\"user\":\"www-data\"},\"layers\":["
-        "{\"diff_id\":\"sha256:%s\",\"data_bytes\":8192,\"index_bytes\":200},"
-        "{\"diff_id\":\"sha256:%s\",\"data_bytes\":0,\"index_bytes\":130}]}",
-        id, layer1, layer2);
+    (void)snprintf(text, sizeof(text),
+                   "{\"id\":\"sha256:%s\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                   "\",\"process\":{\"user\":\"www-data\"},\"layers\":["
+                   "{\"diff_id\":\"sha256:%s\",\"data_bytes\":8192,\"index_bytes\":200},"
+                   "{\"diff_id\":\"sha256:%s\",\"data_bytes\":0,\"index_bytes\":130}]}",
+                   id, layer1, layer2);
     doc = json_loads(text, 0, NULL);
     assert_non_null(doc);
     assert_int_equal(image_entry_from_json(doc, &e, NULL), 0);
     json_decref(doc);
-    make_file(f, "layers", layer1, ".1.data", 8192);
-    make_file(f, "layers", layer1, ".1.index", 200);
-    make_file(f, "layers", layer2, ".1.data", 0);
-    make_file(f, "layers", layer2, ".1.index", 130);
-    make_file(f, "meta", id, ".1.erofs", 4096);
+    make_file(f, "layers", layer1, ".2.data", 8192);
+    make_file(f, "layers", layer1, ".2.index", 200);
+    make_file(f, "layers", layer2, ".2.data", 0);
+    make_file(f, "layers", layer2, ".2.index", 130);
+    make_file(f, "meta", id, ".2.erofs", 4096);
     return e;
+}
+
+static void on_added(int r, const struct error *err, struct image_entry *e, void *userdata)
+{
+    assert_int_equal(r, 0);
+    *(struct image_entry **)userdata = e;
+}
+
+static void on_removed(int r, const struct error *err, void *userdata)
+{
+    *(int *)userdata = r;
+}
+
+/* To the end; it is not listed from the first moment on. */
+static int remove_image(struct fixture *f, const char *name)
+{
+    struct image_write *w = NULL;
+    int end = 1, r = image_remove(f->s, name, on_removed, &end, &w, NULL);
+
+    assert_null(image_lookup(f->s, name));
+    settle(f);
+    assert_true(r == 0 || (r == 1 && end <= 0));
+    return r == 0 ? 0 : end;
+}
+
+static void drop(struct fixture *f, const struct image *i)
+{
+    image_unref(f->s, i);
+    settle(f);
 }
 
 static const struct image *add(struct fixture *f, const char *reference, const char *id,
@@ -126,7 +168,8 @@ static const struct image *add(struct fixture *f, const char *reference, const c
     memset(&top, 0, sizeof(top));
     memcpy(top.hex, id, 64);
     top.hex[0] = 'c';
-    assert_int_equal(image_store_add(f->s, e, &ref, &top, &e, NULL), 0);
+    assert_int_equal(image_store_add(f->s, e, &ref, &top, on_added, &e, NULL), 0);
+    settle(f);
     oci_reference_done(&ref);
     return &e->pub;
 }
@@ -192,9 +235,9 @@ static void listing_goes_by_id_and_leaves_out_removed_images(void **state)
     assert_string_equal(image_next(f->s, i)->id, "sha256:" B);
     assert_null(image_next(f->s, image_next(f->s, i)));
     (void)image_ref(f->s, "sha256:" A);
-    assert_int_equal(image_remove(f->s, "a", NULL), 0);
+    assert_int_equal(remove_image(f, "a"), 0);
     assert_string_equal(image_next(f->s, NULL)->id, "sha256:" B);
-    image_unref(f->s, i);
+    drop(f, i);
 }
 
 static void removal_by_one_name_removes_all_and_keeps_shared_layers(void **state)
@@ -207,17 +250,17 @@ static void removal_by_one_name_removes_all_and_keeps_shared_layers(void **state
     (void)add(f, "other", B, L1, L3);
     image_fs_info(f->s, &before);
     for (int i = 0; i < 5; i++) /* idempotent */
-        assert_int_equal(image_remove(f->s, "app:2", NULL), 0);
+        assert_int_equal(remove_image(f, "app:2"), 0);
     image_fs_info(f->s, &after);
     assert_null(image_lookup(f->s, "app:1"));
     assert_null(image_lookup(f->s, A));
-    assert_false(has_file(f, "meta", A, ".1.erofs"));
-    assert_false(has_file(f, "layers", L2, ".1.index"));
-    assert_true(has_file(f, "layers", L1, ".1.data"));
-    assert_true(has_file(f, "layers", L3, ".1.data"));
+    assert_false(has_file(f, "meta", A, ".2.erofs"));
+    assert_false(has_file(f, "layers", L2, ".2.index"));
+    assert_true(has_file(f, "layers", L1, ".2.data"));
+    assert_true(has_file(f, "layers", L3, ".2.data"));
     assert_int_equal(before.inodes_used - after.inodes_used, 4);
     assert_string_equal(after.mountpoint, f->dir);
-    assert_int_equal(image_remove(f->s, "never heard of it!", NULL), 0);
+    assert_int_equal(remove_image(f, "never heard of it!"), 0);
     reopen(f);
     assert_null(image_lookup(f->s, A));
     assert_non_null(image_lookup(f->s, "other"));
@@ -232,14 +275,14 @@ static void a_used_image_keeps_its_files_until_the_last_unref(void **state)
     assert_ptr_equal(image_ref(f->s, "sha256:" A), i);
     assert_null(image_ref(f->s, A));
     assert_null(image_ref(f->s, "sha256:" B));
-    assert_int_equal(image_remove(f->s, "app", NULL), 0);
+    assert_int_equal(remove_image(f, "app"), 0);
     assert_null(image_lookup(f->s, "app"));
     assert_null(image_lookup(f->s, A));
-    image_unref(f->s, i);
-    assert_true(has_file(f, "layers", L1, ".1.data"));
-    image_unref(f->s, i);
-    assert_false(has_file(f, "layers", L1, ".1.data"));
-    assert_false(has_file(f, "meta", A, ".1.erofs"));
+    drop(f, i);
+    assert_true(has_file(f, "layers", L1, ".2.data"));
+    drop(f, i);
+    assert_false(has_file(f, "layers", L1, ".2.data"));
+    assert_false(has_file(f, "meta", A, ".2.erofs"));
 }
 
 static void a_used_image_survives_a_restart_if_the_use_is_taken_again(void **state)
@@ -251,19 +294,48 @@ static void a_used_image_survives_a_restart_if_the_use_is_taken_again(void **sta
     (void)add(f, "gone", B, L3, L2);
     (void)image_ref(f->s, "sha256:" A);
     (void)image_ref(f->s, "sha256:" B);
-    assert_int_equal(image_remove(f->s, "app", NULL), 0);
-    assert_int_equal(image_remove(f->s, "gone", NULL), 0);
+    assert_int_equal(remove_image(f, "app"), 0);
+    assert_int_equal(remove_image(f, "gone"), 0);
     reopen(f);
     assert_null(image_lookup(f->s, "app"));
     i = image_ref(f->s, "sha256:" A);
     assert_non_null(i);
     image_store_settle(f->s);
-    assert_true(has_file(f, "layers", L1, ".1.data"));
-    assert_true(has_file(f, "layers", L2, ".1.index"));
-    assert_false(has_file(f, "layers", L3, ".1.data"));
-    assert_false(has_file(f, "meta", B, ".1.erofs"));
-    image_unref(f->s, i);
-    assert_false(has_file(f, "layers", L1, ".1.data"));
+    settle(f);
+    assert_true(has_file(f, "layers", L1, ".2.data"));
+    assert_true(has_file(f, "layers", L2, ".2.index"));
+    assert_false(has_file(f, "layers", L3, ".2.data"));
+    assert_false(has_file(f, "meta", B, ".2.erofs"));
+    drop(f, i);
+    assert_false(has_file(f, "layers", L1, ".2.data"));
+}
+
+/* A large file's name is gone at once, its descriptor is left to a child that the loop reaps. */
+static void large_files_are_given_back_by_a_child(void **state)
+{
+    struct fixture *f = *state;
+    struct image_release r = {.n = 0};
+    siginfo_t si;
+    int fd = openat(f->dirfd, "large", O_CREAT | O_RDWR | O_CLOEXEC, 0600), next;
+
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, 8 << 20), 0);
+    (void)close(fd);
+    assert_int_equal(file_write_atomic(f->dirfd, "small", "x", 1, 0600, false), 0);
+    image_release_file(&r, f->dirfd, "large", 8 << 20);
+    image_release_file(&r, f->dirfd, "small", 1);
+    image_release_file(&r, f->dirfd, "missing", 8 << 20);
+    assert_int_equal(r.n, 1);
+    assert_int_equal(faccessat(f->dirfd, "large", F_OK, 0), -1);
+    assert_int_equal(faccessat(f->dirfd, "small", F_OK, 0), -1);
+    image_release_end(f->event, &r);
+    assert_int_equal(r.n, 0);
+    for (int i = 0; i < 100 && waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) == 0; i++)
+        assert_true(sd_event_run(f->event, 10000000) >= 0);
+    assert_int_equal(waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT), -1); /* no child is left */
+    next = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    assert_int_equal(next, fd); /* and no descriptor */
+    (void)close(next);
 }
 
 static void a_removed_image_that_is_pulled_again_is_back(void **state)
@@ -272,12 +344,12 @@ static void a_removed_image_that_is_pulled_again_is_back(void **state)
     const struct image *i = add(f, "app:1", A, L1, L2);
 
     (void)image_ref(f->s, "sha256:" A);
-    assert_int_equal(image_remove(f->s, "app:1", NULL), 0);
+    assert_int_equal(remove_image(f, "app:1"), 0);
     assert_ptr_equal(add(f, "app:2", A, L1, L2), i);
     assert_null(image_lookup(f->s, "app:1"));
     assert_ptr_equal(image_lookup(f->s, "app:2"), i);
-    image_unref(f->s, i);
-    assert_true(has_file(f, "layers", L1, ".1.data"));
+    drop(f, i);
+    assert_true(has_file(f, "layers", L1, ".2.data"));
 }
 
 static void the_region_is_metadata_then_the_layers_with_data(void **state)
@@ -302,7 +374,7 @@ static void the_region_is_metadata_then_the_layers_with_data(void **state)
     }
     free(fds);
     free(bytes);
-    make_file(f, "layers", L1, ".1.data", 4096);
+    make_file(f, "layers", L1, ".2.data", 4096);
     assert_int_equal(image_open_region(f->s, i, &fds, &bytes, &n, NULL), -EBADMSG);
 }
 
@@ -312,12 +384,12 @@ static void a_record_without_its_files_is_set_aside(void **state)
 
     (void)add(f, "a", A, L1, L2);
     (void)add(f, "b", B, L3, L2);
-    make_file(f, "layers", L1, ".1.data", 1);
+    make_file(f, "layers", L1, ".2.data", 1);
     reopen(f);
     assert_int_equal(f->bad, 1);
     assert_null(image_lookup(f->s, "a"));
     assert_non_null(image_lookup(f->s, "b"));
-    assert_int_equal(unlinkat(f->dirfd, "meta/" B ".1.erofs", 0), 0);
+    assert_int_equal(unlinkat(f->dirfd, "meta/" B ".2.erofs", 0), 0);
     reopen(f);
     assert_int_equal(f->bad, 1);
     assert_null(image_lookup(f->s, "b"));
@@ -329,16 +401,16 @@ static void open_sweeps_temporaries_and_old_orphans(void **state)
     const struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
 
     make_file(f, "layers", ".tmp-x-data-0", "", 5);
-    make_file(f, "layers", L1, ".1.data", 4096); /* fresh: a pull that failed may come again */
-    make_file(f, "layers", L2, ".1.data", 4096);
-    make_file(f, "meta", A, ".1.erofs", 4096);
+    make_file(f, "layers", L1, ".2.data", 4096); /* fresh: a pull that failed may come again */
+    make_file(f, "layers", L2, ".2.data", 4096);
+    make_file(f, "meta", A, ".2.erofs", 4096);
     make_file(f, "layers", "README", "", 1); /* not ours */
-    assert_int_equal(utimensat(f->dirfd, "layers/" L2 ".1.data", old, 0), 0);
+    assert_int_equal(utimensat(f->dirfd, "layers/" L2 ".2.data", old, 0), 0);
     reopen(f);
     assert_false(has_file(f, "layers", ".tmp-x-data-0", ""));
-    assert_true(has_file(f, "layers", L1, ".1.data"));
-    assert_false(has_file(f, "layers", L2, ".1.data"));
-    assert_false(has_file(f, "meta", A, ".1.erofs"));
+    assert_true(has_file(f, "layers", L1, ".2.data"));
+    assert_false(has_file(f, "layers", L2, ".2.data"));
+    assert_false(has_file(f, "meta", A, ".2.erofs"));
     assert_true(has_file(f, "layers", "README", ""));
 }
 
@@ -346,23 +418,31 @@ static const struct {
     const char *name, *text;
 } damaged[] = {
     {"empty", "{}"},
-    {"no_layers", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"process\":{}}"},
-    {"short_id", "{\"id\":\"sha256:aa\",\"meta_bytes\":4096,\"process\":{},\"layers\":[]}"},
-    {"path_id", "{\"id\":\"sha256:../../etc\",\"meta_bytes\":4096,\"process\":{},\"layers\":[]}"},
-    {"odd_meta", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4097,\"process\":{},\"layers\":[]}"},
+    {"no_layers",
+     "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M "\",\"process\":{}}"},
+    {"short_id", "{\"id\":\"sha256:aa\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                 "\",\"process\":{},\"layers\":[]}"},
+    {"path_id", "{\"id\":\"sha256:../../etc\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                "\",\"process\":{},\"layers\":[]}"},
+    {"odd_meta", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4097,\"meta_sha256\":\"" M
+                 "\",\"process\":{},\"layers\":[]}"},
     {"no_meta", "{\"id\":\"sha256:" A "\",\"process\":{},\"layers\":[]}"},
-    {"bad_user", "{\"id\":\"sha256:" A
-                 "\",\"meta_bytes\":4096,\"process\":{\"user\":\"4294967296\"},\"layers\":[]}"},
-    {"bad_tag", "{\"id\":\"sha256:" A
-                "\",\"meta_bytes\":4096,\"process\":{},\"layers\":[],\"repo_tags\":[\"busybox\"]}"},
-    {"tag_as_digest", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"process\":{},\"layers\":[],"
+    {"no_meta_digest",
+     "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"process\":{},\"layers\":[]}"},
+    {"bad_meta_digest", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"x\","
+                        "\"process\":{},\"layers\":[]}"},
+    {"bad_user", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                 "\",\"process\":{\"user\":\"4294967296\"},\"layers\":[]}"},
+    {"bad_tag", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                "\",\"process\":{},\"layers\":[],\"repo_tags\":[\"busybox\"]}"},
+    {"tag_as_digest", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                      "\",\"process\":{},\"layers\":[],"
                       "\"repo_digests\":[\"docker.io/library/x:y\"]}"},
-    {"layer_path",
-     "{\"id\":\"sha256:" A
-     "\",\"meta_bytes\":4096,\"process\":{},\"layers\":[{\"diff_id\":\"../x\",\"data_bytes\":0,"
-     "\"index_bytes\":1}]}"},
-    {"layer_size", "{\"id\":\"sha256:" A
-                   "\",\"meta_bytes\":4096,\"process\":{},\"layers\":[{\"diff_id\":\"sha256:" L1
+    {"layer_path", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                   "\",\"process\":{},\"layers\":[{\"diff_id\":\"../x\",\"data_bytes\":0,"
+                   "\"index_bytes\":1}]}"},
+    {"layer_size", "{\"id\":\"sha256:" A "\",\"meta_bytes\":4096,\"meta_sha256\":\"" M
+                   "\",\"process\":{},\"layers\":[{\"diff_id\":\"sha256:" L1
                    "\",\"data_bytes\":1,\"index_bytes\":1}]}"},
 };
 
@@ -478,6 +558,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_used_image_survives_a_restart_if_the_use_is_taken_again,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(large_files_are_given_back_by_a_child, setup, teardown),
         cmocka_unit_test_setup_teardown(a_removed_image_that_is_pulled_again_is_back, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(the_region_is_metadata_then_the_layers_with_data, setup,

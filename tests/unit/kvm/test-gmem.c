@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gmem: a guest address becomes a pointer only as a whole range inside one slot; read-only slots give
- * no writable pointer; pages given back read as zeros. */
+ * no writable pointer; RAM is one sealed memfd without pages until they are touched; pages given back
+ * read as zeros and are gone from the file. */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "kvm/gmem.h"
 #include "kvm/layout.h"
@@ -99,6 +102,89 @@ static void discarded_pages_read_as_zeros(void **state)
     assert_int_equal(gmem_discard(mem, PMEM, GMEM_PAGE), -EROFS);
 }
 
+static uint64_t stored_bytes(int fd)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(fd, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+static void ram_is_a_memfd_of_a_fixed_size(void **state)
+{
+    const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    struct gmem_slot low, high;
+    struct stat st;
+
+    assert_true(gmem_slot_get(mem, 0, &low) && gmem_slot_get(mem, 1, &high));
+    assert_int_equal(low.fd, high.fd);
+    assert_int_equal(fcntl(low.fd, F_GET_SEALS) & ~0x20 /* F_SEAL_EXEC */, seals);
+    assert_int_equal(fcntl(low.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    assert_int_equal(fstat(low.fd, &st), 0);
+    assert_true((uint64_t)st.st_size == RAM);
+    assert_int_equal(ftruncate(low.fd, 4096), -1);
+    assert_int_equal(ftruncate(low.fd, RAM + 4096), -1);
+    assert_true(gmem_slot_get(mem, 2, &low));
+    assert_true(low.readonly && low.fd < 0);
+}
+
+/* What a device's process sees that maps a slot by its fd and offset. */
+static void another_mapping_of_a_slot_shows_the_same_bytes(void **state)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        uint32_t value = 0xC0FFEE00 + i, got = 0;
+        struct gmem_slot slot;
+        void *view;
+
+        assert_true(gmem_slot_get(mem, i, &slot));
+        view = mmap(NULL, (size_t)slot.len, PROT_READ, MAP_SHARED, slot.fd, (off_t)slot.fd_offset);
+        assert_ptr_not_equal(view, MAP_FAILED);
+        assert_int_equal(gmem_write(mem, slot.gpa + slot.len - 4, &value, 4), 0);
+        memcpy(&got, (uint8_t *)view + slot.len - 4, 4);
+        assert_int_equal(got, value);
+        assert_int_equal(munmap(view, (size_t)slot.len), 0);
+        assert_int_equal(gmem_discard(mem, slot.gpa + slot.len - GMEM_PAGE, GMEM_PAGE), 0);
+    }
+}
+
+static void pages_exist_from_the_first_write_until_they_are_discarded(void **state)
+{
+    struct gmem *m = NULL;
+    struct gmem_slot slot;
+    uint8_t one = 1;
+
+    assert_int_equal(gmem_new(GMEM_RAM_MIN, &m), 0);
+    assert_true(gmem_slot_get(m, 0, &slot));
+    assert_int_equal(stored_bytes(slot.fd), 0);
+    assert_int_equal(gmem_write(m, 5 * MIB, &one, 1), 0);
+    assert_in_range(stored_bytes(slot.fd), GMEM_PAGE, 2 * MIB); /* a small page or a huge one */
+    assert_int_equal(gmem_discard(m, 4 * MIB, 2 * MIB), 0);
+    assert_int_equal(stored_bytes(slot.fd), 0);
+    gmem_free(m);
+}
+
+/* With huge pages or without: what was there stays, and nothing else than its 2 MiB pieces appears. */
+static void expected_range_keeps_its_bytes_and_its_bounds(void **state)
+{
+    struct gmem *m = NULL;
+    struct gmem_slot slot;
+    uint64_t value = 0x1122334455667788, got = 0;
+
+    assert_int_equal(gmem_new(GMEM_RAM_MIN, &m), 0);
+    assert_true(gmem_slot_get(m, 0, &slot));
+    assert_int_equal(gmem_write(m, 5 * MIB + 8, &value, 8), 0);
+    gmem_expect(m, 5 * MIB, 2 * MIB); /* touches two pieces: 4 to 8 MiB */
+    assert_in_range(stored_bytes(slot.fd), GMEM_PAGE, 4 * MIB);
+    assert_int_equal(gmem_read(m, 5 * MIB + 8, &got, 8), 0);
+    assert_true(got == value);
+    gmem_expect(m, GMEM_RAM_MIN - 1, 1);
+    gmem_expect(m, GMEM_RAM_MIN, 4096); /* outside: ignored, as is what follows */
+    gmem_expect(m, 0, 0);
+    gmem_expect(m, 0, UINT64_MAX);
+    assert_in_range(stored_bytes(slot.fd), GMEM_PAGE, 6 * MIB);
+    gmem_free(m);
+}
+
 static void readonly_slots_are_placed_and_reused(void **state)
 {
     uint64_t gpa = 0;
@@ -162,6 +248,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(slots_lie_side_by_side_without_overlap, set_up, tear_down),
         cmocka_unit_test_setup_teardown(copies_refuse_what_span_refuses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(discarded_pages_read_as_zeros, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(ram_is_a_memfd_of_a_fixed_size, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(another_mapping_of_a_slot_shows_the_same_bytes, set_up,
+                                        tear_down),
+        cmocka_unit_test(pages_exist_from_the_first_write_until_they_are_discarded),
+        cmocka_unit_test(expected_range_keeps_its_bytes_and_its_bounds),
         cmocka_unit_test_setup_teardown(readonly_slots_are_placed_and_reused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(number_of_readonly_slots_is_limited, set_up, tear_down),
         cmocka_unit_test(sizes_outside_the_limits_are_refused),

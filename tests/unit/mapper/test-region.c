@@ -199,8 +199,128 @@ static void segments_follow_each_other_and_zeros_follow_them(void **state)
         assert_int_equal(p[at], 0);
 }
 
+static void large_file_is_watched_by_its_size(void **state)
+{
+    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
+    uint64_t bytes = 2 * RO_REGION_PROBED_BYTES, first = 0;
+    int writer = make_memfd('x', bytes);
+    char path[64];
+    struct ro_region_segment s;
+    struct ro_region_slot slot;
+    const uint8_t *p;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", writer);
+    s = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), bytes};
+    assert_int_equal(ro_region_new(&s, 1, &g, NULL), 0);
+    assert_int_equal(ftruncate(writer, (off_t)(bytes / 2)), 0);
+    assert_int_equal(ro_region_repair(g, &first), bytes / 2 / PAGE);
+    assert_int_equal(first, bytes / 2);
+    ro_region_slot(g, &slot);
+    p = slot.hva;
+    assert_true(p[bytes / 2 - 1] == 'x' && p[bytes / 2] == 0 && p[bytes - 1] == 0);
+    (void)close(writer);
+    (void)close(s.fd);
+}
+
+static size_t open_files(void)
+{
+    size_t n = 0;
+
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* The files of a volume: no descriptor of them stays, and a hole among them is found. */
+static void pieces_come_one_after_the_other(void **state)
+{
+    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
+    size_t before = open_files();
+    struct ro_region_slot slot;
+    uint64_t first = 0;
+    const uint8_t *p;
+    int cut = -EBADF;
+
+    assert_int_equal(ro_region_begin(&g, NULL), 0);
+    for (size_t i = 0; i < 700; i++) {
+        int fd = make_memfd((char)('a' + i % 26), 100);
+        char path[64];
+        struct ro_region_segment s = {.bytes = PAGE};
+
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        s.fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(ro_region_append(g, &s, 1, NULL), 0);
+        (void)close(s.fd);
+        if (i == 600)
+            cut = fd;
+        else
+            (void)close(fd);
+    }
+    ro_region_slot(g, &slot);
+    assert_true(slot.bytes == 0); /* not to be shown yet */
+    assert_int_equal(ro_region_finish(g, NULL), 0);
+    assert_int_equal(open_files(), before + 1);
+    ro_region_slot(g, &slot);
+    p = slot.hva;
+    assert_true(slot.bytes == 2 * RO_REGION_ALIGN);
+    for (size_t i = 0; i < 700; i++)
+        assert_true(p[i * PAGE] == 'a' + i % 26 && p[i * PAGE + 100] == 0);
+    assert_int_equal(ro_region_repair(g, NULL), 0);
+    assert_int_equal(ftruncate(cut, 0), 0);
+    assert_int_equal(ro_region_repair(g, &first), 1);
+    assert_int_equal(first, 600 * PAGE);
+    assert_true(p[600 * PAGE] == 0 && p[601 * PAGE] == 'a' + 601 % 26);
+    (void)close(cut);
+}
+
+static void nothing_is_no_region(void **state)
+{
+    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
+
+    assert_int_equal(ro_region_begin(&g, NULL), 0);
+    assert_int_equal(ro_region_finish(g, NULL), -EINVAL);
+}
+
+static void a_place_takes_one_set_of_files_after_the_other(void **state)
+{
+    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
+    size_t before = open_files();
+    int big = make_file(RDONLY, 'b', RO_REGION_PROBED_BYTES), small = make_file(RDONLY, 's', PAGE);
+    struct ro_region_segment first[] = {{big, RO_REGION_PROBED_BYTES}, {small, PAGE}};
+    struct ro_region_segment same[] = {{small, PAGE}, {big, RO_REGION_PROBED_BYTES}};
+    struct ro_region_segment other = {small, PAGE};
+    struct ro_region_segment bad[] = {{small, PAGE},
+                                      {open("/dev/null", O_RDONLY | O_CLOEXEC), PAGE}};
+    struct ro_region_slot slot, again;
+    const uint8_t *p;
+
+    assert_int_equal(ro_region_new(first, 2, &g, NULL), 0);
+    ro_region_slot(g, &slot);
+    p = slot.hva;
+    assert_true(p[0] == 'b' && p[RO_REGION_PROBED_BYTES] == 's');
+    assert_int_equal(open_files(), before + 4); /* ours, and the large one is watched */
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ro_region_vacate(g), 0);
+        assert_int_equal(open_files(), before + 3);
+        assert_true(p[0] == 0 && p[RO_REGION_PROBED_BYTES] == 0);
+        assert_int_equal(ro_region_refill(g, &other, 1, NULL), -EXDEV); /* another size */
+        assert_int_equal(ro_region_refill(g, bad, 2, NULL), -EINVAL);
+        assert_true(p[0] == 0);
+        assert_int_equal(ro_region_refill(g, same, 2, NULL), 0);
+        assert_int_equal(ro_region_refill(g, same, 2, NULL), -EINVAL); /* it is full */
+        ro_region_slot(g, &again);
+        assert_true(again.hva == slot.hva && again.bytes == slot.bytes);
+        assert_true(p[0] == 's' && p[PAGE] == 'b' && p[RO_REGION_PROBED_BYTES] == 'b');
+        assert_int_equal(ro_region_repair(g, NULL), 0);
+    }
+    (void)close(bad[1].fd);
+    (void)close(big);
+    (void)close(small);
+}
+
 static void truncated_file_reads_zeros_after_repair(void **state)
 {
+    uint64_t first = 0;
     _cleanup_(ro_region_freep) struct ro_region *g = NULL;
     int writer = make_memfd('x', 4 * PAGE);
     char path[64];
@@ -212,10 +332,12 @@ static void truncated_file_reads_zeros_after_repair(void **state)
     s[0] = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), 4 * PAGE};
     s[1] = (struct ro_region_segment){make_file(RDONLY, 'y', PAGE), PAGE};
     assert_int_equal(ro_region_new(s, 2, &g, NULL), 0);
-    assert_int_equal(ro_region_repair(g), 0); /* nothing missing */
+    assert_int_equal(ro_region_repair(g, NULL), 0); /* nothing missing */
     assert_int_equal(ftruncate(writer, (off_t)(PAGE + 10)), 0);
-    assert_int_equal(ro_region_repair(g), 1);
-    assert_int_equal(ro_region_repair(g), 0);
+    assert_int_equal(ro_region_repair(g, &first), 2); /* pages */
+    assert_int_equal(first, 2 * PAGE);
+    assert_int_equal(ro_region_repair(g, NULL), 0);
+    assert_int_equal(ro_region_repaired(g), 2);
     ro_region_slot(g, &slot);
     p = slot.hva;
     assert_true(p[0] == 'x' && p[PAGE + 9] == 'x' && p[PAGE + 10] == 0);
@@ -250,11 +372,13 @@ static void truncated_file_read_by_us_is_zeros_without_repair(void **state)
 
 static void number_of_segments_is_limited(void **state)
 {
-    struct ro_region_segment s[RO_REGION_SEGMENTS_MAX + 1];
+    const size_t n = RO_REGION_SEGMENTS_MAX;
+    _cleanup_(freep) struct ro_region_segment *s = calloc(n + 1, sizeof(*s));
     struct ro_region *g = NULL;
     int fd = make_file(RDONLY, 'a', PAGE);
 
-    for (size_t i = 0; i < ARRAY_SIZE(s); i++)
+    assert_non_null(s);
+    for (size_t i = 0; i <= n; i++)
         s[i] = (struct ro_region_segment){fd, PAGE};
     assert_int_equal(ro_region_new(s, 0, &g, NULL), -EINVAL);
     assert_int_equal(ro_region_new(s, RO_REGION_SEGMENTS_MAX + 1, &g, NULL), -E2BIG);
@@ -272,7 +396,11 @@ int main(void)
         cmocka_unit_test(second_leg_a_bug_here_cannot_write),
         cmocka_unit_test(third_leg_the_slot_carries_the_flag),
         cmocka_unit_test(segments_follow_each_other_and_zeros_follow_them),
+        cmocka_unit_test(a_place_takes_one_set_of_files_after_the_other),
         cmocka_unit_test(truncated_file_reads_zeros_after_repair),
+        cmocka_unit_test(large_file_is_watched_by_its_size),
+        cmocka_unit_test(pieces_come_one_after_the_other),
+        cmocka_unit_test(nothing_is_no_region),
         cmocka_unit_test(truncated_file_read_by_us_is_zeros_without_repair),
         cmocka_unit_test(number_of_segments_is_limited),
     };

@@ -7,7 +7,8 @@
 #include "lib/test.h"
 #include "pod/plan.h"
 
-/* What happened, in order: "+a" run, "a." done, "-a" undo, "!" journal, "xa" cancel. */
+/* What happened, in order: "+a" run, "-a" undo, "xa" cancel, "!" a write of the record begins, "." it is
+ * told to be over (only where slow_disk makes it an event). */
 static struct world {
     sd_event *event;
     char log[256];
@@ -15,11 +16,14 @@ static struct world {
     int fail_undo_step; /* its undo fails */
     int hold_step;      /* returns 1 and waits */
     bool journal_fails;
+    bool slow_disk; /* a write ends when the test says so: write_ends() */
+    bool write_goes_on;
     struct plan_run *run;
     bool over;
     enum plan_outcome outcome;
     char why[128];
     char undo_why[128];
+    char times[512], short_times[24];
     json_t *journal;
 } w;
 
@@ -86,6 +90,13 @@ static const struct plan forward = {"test.forward", PLAN_FORWARD, steps, ARRAY_S
 static int journal(void *object, struct error **err)
 {
     note("!");
+    assert_false(w.write_goes_on); /* one at a time */
+    if (w.slow_disk) {
+        w.write_goes_on = true;
+        json_decref(w.journal);
+        w.journal = plan_run_to_json(w.run);
+        return 1;
+    }
     if (w.journal_fails)
         return error_set(err, -ENOSPC, "disk full");
     json_decref(w.journal);
@@ -93,11 +104,27 @@ static int journal(void *object, struct error **err)
     return 0;
 }
 
+static void write_ends(int r)
+{
+    struct error *err = NULL;
+
+    note(".");
+    assert_true(w.write_goes_on);
+    w.write_goes_on = false;
+    if (r < 0)
+        (void)error_set(&err, r, "disk full");
+    plan_journal_done(w.run, r, err);
+}
+
 static void finished(struct plan_run *run, void *object, enum plan_outcome outcome,
                      const struct error *why, const struct error *undo_why)
 {
+    assert_false(w.over);
+    assert_false(w.write_goes_on);
     w.over = true;
     w.outcome = outcome;
+    plan_run_times(run, 0, w.times, sizeof(w.times));
+    plan_run_times(run, 0, w.short_times, sizeof(w.short_times));
     (void)snprintf(w.why, sizeof(w.why), "%s", why ? why->message : "");
     (void)snprintf(w.undo_why, sizeof(w.undo_why), "%s", undo_why ? undo_why->message : "");
     plan_run_free(run);
@@ -144,7 +171,7 @@ static void runs_in_order_of_needs_and_writes_intents_first(void **state)
     spin();
     assert_true(w.over);
     assert_int_equal(w.outcome, PLAN_DONE);
-    assert_string_equal(w.log, "! +a ! +b ! +c ! +d");
+    assert_string_equal(w.log, "! +a +c ! +b ! ! +d");
 }
 
 static void failure_undoes_backwards_what_was_begun(void **state)
@@ -153,16 +180,17 @@ static void failure_undoes_backwards_what_was_begun(void **state)
     start(&plan);
     spin();
     assert_int_equal(w.outcome, PLAN_UNDONE);
-    assert_string_equal(w.log, "! +a ! +b ! +c ! +d -c -b -a");
+    assert_string_equal(w.log, "! +a +c ! +b ! ! +d -c -b -a");
     assert_string_equal(w.why, "step d broke");
 }
 
+/* b fails while d, which needs it, and c wait. */
 static void step_after_a_failed_one_is_not_begun(void **state)
 {
     w.fail_step = 1;
     start(&plan);
     spin();
-    assert_string_equal(w.log, "! +a ! +b -b -a");
+    assert_string_equal(w.log, "! +a +c ! +b -c -b -a");
 }
 
 static void failed_intent_undoes_without_the_step(void **state)
@@ -182,19 +210,160 @@ static void failed_undo_leaves_the_rest_and_says_so(void **state)
     start(&plan);
     spin();
     assert_int_equal(w.outcome, PLAN_STUCK);
-    assert_string_equal(w.log, "! +a ! +b ! +c ! +d -c -b");
+    assert_string_equal(w.log, "! +a +c ! +b ! ! +d -c -b");
     assert_string_equal(w.why, "step d broke");
     assert_string_equal(w.undo_why, "undo of b broke");
 }
 
 static void waiting_step_is_cancelled_when_another_fails(void **state)
 {
-    w.hold_step = 1;
-    w.fail_step = 2;
+    w.hold_step = 2;
+    w.fail_step = 1;
     start(&plan);
     spin();
     assert_int_equal(w.outcome, PLAN_UNDONE);
-    assert_string_equal(w.log, "! +a ! +b +c xb -c -b -a");
+    assert_string_equal(w.log, "! +a +c ! +b xc -c -b -a");
+}
+
+/* ---- writes that take their time */
+
+static void turn(void)
+{
+    for (int i = 0; i < 5; i++)
+        (void)sd_event_run(w.event, 0);
+}
+
+static bool journal_names(const char *key, const char *step)
+{
+    size_t i;
+    json_t *name;
+
+    json_array_foreach (json_object_get(w.journal, key), i, name)
+        if (str_equal(json_string_value(name), step))
+            return true;
+    return false;
+}
+
+static void effects_wait_for_their_intent(void **state)
+{
+    w.slow_disk = true;
+    start(&plan);
+    turn();
+    assert_string_equal(w.log, "!");
+    assert_true(journal_names("begun", "a"));
+    write_ends(0);
+    turn();
+    assert_string_equal(w.log, "! . +a +c !"); /* c is volatile: it waits for no intent */
+    assert_true(journal_names("begun", "b"));
+    write_ends(0);
+    turn();
+    assert_string_equal(w.log, "! . +a +c ! . +b !"); /* b counts as done when it is saved */
+    assert_true(journal_names("done", "b"));
+    assert_false(plan_step_is_done(w.run, 1));
+    write_ends(0);
+    turn();
+    assert_string_equal(w.log, "! . +a +c ! . +b ! . !");
+    write_ends(0);
+    turn();
+    assert_string_equal(w.log, "! . +a +c ! . +b ! . ! . +d");
+    assert_true(w.over);
+    assert_int_equal(w.outcome, PLAN_DONE);
+}
+
+static void a_write_that_fails_turns_back(void **state)
+{
+    w.slow_disk = true;
+    start(&plan);
+    turn();
+    write_ends(0);
+    turn();
+    write_ends(-ENOSPC);
+    turn();
+    assert_int_equal(w.outcome, PLAN_UNDONE);
+    assert_string_equal(w.log, "! . +a +c ! . -c -a");
+    assert_string_equal(w.why, "disk full");
+}
+
+static void a_save_that_fails_undoes_the_step_as_well(void **state)
+{
+    w.slow_disk = true;
+    start(&plan);
+    for (int i = 0; i < 2; i++) {
+        turn();
+        write_ends(0);
+    }
+    turn();
+    write_ends(-EIO);
+    turn();
+    assert_int_equal(w.outcome, PLAN_UNDONE);
+    assert_string_equal(w.log, "! . +a +c ! . +b ! . -c -b -a");
+}
+
+/* The undo does not wait for it; the end does. */
+static void cancel_while_an_intent_is_written(void **state)
+{
+    struct error *err = NULL;
+
+    w.slow_disk = true;
+    start(&plan);
+    turn();
+    write_ends(0);
+    turn();
+    (void)error_set(&err, -ECANCELED, "stop came");
+    plan_run_cancel(w.run, err);
+    turn();
+    assert_string_equal(w.log, "! . +a +c ! -c -a"); /* b never began */
+    assert_false(w.over);
+    write_ends(0);
+    turn();
+    assert_true(w.over);
+    assert_int_equal(w.outcome, PLAN_UNDONE);
+    assert_string_equal(w.log, "! . +a +c ! -c -a .");
+    assert_string_equal(w.why, "stop came");
+}
+
+static void a_write_that_fails_while_undoing_changes_nothing(void **state)
+{
+    struct error *err = NULL;
+
+    w.slow_disk = true;
+    start(&plan);
+    turn();
+    (void)error_set(&err, -ECANCELED, "stop came");
+    plan_run_cancel(w.run, err);
+    turn();
+    write_ends(-EIO);
+    turn();
+    assert_int_equal(w.outcome, PLAN_UNDONE);
+    assert_string_equal(w.log, "! .");
+    assert_string_equal(w.why, "stop came");
+}
+
+static void forward_plan_goes_on_when_a_write_fails(void **state)
+{
+    w.slow_disk = true;
+    start(&forward);
+    for (int i = 0; i < 4; i++) {
+        turn();
+        write_ends(-ENOSPC);
+    }
+    turn();
+    assert_int_equal(w.outcome, PLAN_DONE);
+    assert_string_equal(w.log, "! . +a +c ! . +b ! . ! . +d");
+}
+
+static void a_late_end_of_a_write_is_ignored(void **state)
+{
+    struct error *err = NULL;
+
+    w.hold_step = 0;
+    start(&plan);
+    turn();
+    (void)error_set(&err, -EIO, "nobody asked");
+    plan_journal_done(w.run, -EIO, err);
+    turn();
+    assert_false(w.over);
+    assert_string_equal(w.log, "! +a");
 }
 
 static void late_answer_ends_its_step_and_a_second_one_is_ignored(void **state)
@@ -208,7 +377,7 @@ static void late_answer_ends_its_step_and_a_second_one_is_ignored(void **state)
     plan_step_done(w.run, 1, -EIO, NULL);
     spin();
     assert_int_equal(w.outcome, PLAN_DONE);
-    assert_string_equal(w.log, "! +a ! +b +c ! ! +d");
+    assert_string_equal(w.log, "! +a +c ! +b ! ! +d");
 }
 
 static void deadline_cancels_and_undoes(void **state)
@@ -217,7 +386,7 @@ static void deadline_cancels_and_undoes(void **state)
     start(&plan);
     spin();
     assert_int_equal(w.outcome, PLAN_UNDONE);
-    assert_string_equal(w.log, "! +a ! +b ! +c xc -c -b -a");
+    assert_string_equal(w.log, "! +a +c ! +b ! xc -c -b -a");
     assert_non_null(strstr(w.why, "step c did not end within 20 ms"));
 }
 
@@ -265,7 +434,7 @@ static void forward_plan_halts_and_a_restored_one_runs_again(void **state)
     start(&forward);
     spin();
     assert_int_equal(w.outcome, PLAN_HALTED);
-    assert_string_equal(w.log, "! +a ! +b ! +c ! +d");
+    assert_string_equal(w.log, "! +a +c ! +b ! ! +d");
     w.over = false;
     w.fail_step = -1;
     w.log[0] = '\0';
@@ -320,6 +489,27 @@ static void failpoints_are_listed(void **state)
     assert_int_equal(n, 3 * 4 + 2);
 }
 
+/* The stage times name each step that is done, in the plan's order, then each write of the record; what
+ * has no room is left out whole. */
+static void times_name_what_was_done(void **state)
+{
+    static const char *const names[] = {" a=", " b=", " c=", " d=", " journal="};
+    const char *at = NULL;
+
+    start(&plan);
+    spin();
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        const char *here = strstr(w.times, names[i]);
+        assert_non_null(here);
+        assert_true(!at || here > at);
+        assert_non_null(strchr(here, '+'));
+        at = here;
+    }
+    assert_true(strlen(w.short_times) < sizeof(w.short_times));
+    assert_true(w.short_times[0] == '\0' ||
+                strcmp(w.short_times + strlen(w.short_times) - 2, "us") == 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -330,6 +520,13 @@ int main(void)
         T(failed_intent_undoes_without_the_step),
         T(failed_undo_leaves_the_rest_and_says_so),
         T(waiting_step_is_cancelled_when_another_fails),
+        T(effects_wait_for_their_intent),
+        T(a_write_that_fails_turns_back),
+        T(a_save_that_fails_undoes_the_step_as_well),
+        T(cancel_while_an_intent_is_written),
+        T(a_write_that_fails_while_undoing_changes_nothing),
+        T(forward_plan_goes_on_when_a_write_fails),
+        T(a_late_end_of_a_write_is_ignored),
         T(late_answer_ends_its_step_and_a_second_one_is_ignored),
         T(deadline_cancels_and_undoes),
         T(cancel_from_outside_undoes),
@@ -338,6 +535,7 @@ int main(void)
         T(forward_plan_goes_on_without_disk),
         T(foreign_journal_is_refused),
         T(failpoints_are_listed),
+        T(times_name_what_was_done),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
 }

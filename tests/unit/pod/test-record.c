@@ -119,10 +119,13 @@ static void labels_compare_as_sets(void **state)
     key_value_add(&want, "b", "1");
     assert_false(key_value_contains(&l, &want));
     for (size_t i = 0; i < 2; i++) {
-        free(l.items[i].key), free(l.items[i].value);
-        free(want.items[i].key), free(want.items[i].value);
+        free(l.items[i].key);
+        free(l.items[i].value);
+        free(want.items[i].key);
+        free(want.items[i].value);
     }
-    free(l.items), free(want.items);
+    free(l.items);
+    free(want.items);
 }
 
 static void every_cell_is_decided(void **state)

@@ -7,8 +7,8 @@
 #include "base/limit.h"
 #include "base/str.h"
 #include "lib/test.h"
+#include "oci/sha256.h"
 #include "pull/inflate.h"
-#include "pull/sha256.h"
 
 /* A source that gives its bytes in steps, to cross every border of the stages above. */
 struct steps {

@@ -13,6 +13,8 @@
 #include "store/store.h"
 
 struct fixture {
+    sd_event *event;
+    struct store_queue *queue;
     char dir[32];
     int dirfd;
     struct store *store;
@@ -25,7 +27,9 @@ static int setup(void **state)
     struct fixture *f = xcalloc(1, sizeof(*f));
 
     memcpy(f->dir, "/tmp/nexus-store.XXXXXX", sizeof("/tmp/nexus-store.XXXXXX"));
-    if (!mkdtemp(f->dir) || store_open(f->dir, &f->store, NULL) < 0)
+    if (!mkdtemp(f->dir) || sd_event_new(&f->event) < 0 ||
+        store_queue_new(f->event, &f->queue, NULL) < 0 ||
+        store_open(f->dir, f->queue, &f->store, NULL) < 0)
         return -1;
     f->dirfd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     *state = f;
@@ -37,10 +41,35 @@ static int teardown(void **state)
     struct fixture *f = *state;
 
     store_free(f->store);
+    store_queue_free(f->queue);
+    sd_event_unref(f->event);
     close_fd(f->dirfd);
     (void)dir_remove_tree(AT_FDCWD, f->dir);
     free(f);
     return 0;
+}
+
+static void on_written(void *userdata, int r, const struct error *err)
+{
+    *(int *)userdata = r;
+    assert_int_equal(r < 0, err != NULL);
+}
+
+/* To the end. */
+static int put(struct fixture *f, const char *name, const json_t *doc, struct error **err)
+{
+    int end = 1, r = store_put(f->store, name, doc, 0, on_written, &end, NULL, err);
+
+    assert_int_equal(store_queue_drain(f->queue, 60000), 0);
+    return r < 0 ? r : end;
+}
+
+static int delete (struct fixture *f, const char *name)
+{
+    int end = 1, r = store_delete(f->store, name, on_written, &end, NULL, NULL);
+
+    assert_int_equal(store_queue_drain(f->queue, 60000), 0);
+    return r < 0 ? r : end;
 }
 
 static void on_good(const char *name, const json_t *doc, void *userdata)
@@ -74,7 +103,7 @@ static void put_number(struct fixture *f, const char *name, int n)
     json_t *doc =
         json_pack("{s:s, s:i, s:[n, b, f]}", "text", "ü and \x01", "n", n, "list", 1, 0.1);
 
-    assert_int_equal(store_put(f->store, name, doc, NULL), 0);
+    assert_int_equal(put(f, name, doc, NULL), 0);
     json_decref(doc);
 }
 
@@ -115,8 +144,8 @@ static void a_record_comes_back_and_is_replaced(void **state)
     assert_int_equal(get_number(f, "a"), 8);
     scan(f, 2, 0);
     assert_string_equal(f->seen, "a b ");
-    assert_int_equal(store_delete(f->store, "a", NULL), 0);
-    assert_int_equal(store_delete(f->store, "a", NULL), 0);
+    assert_int_equal(delete (f, "a"), 0);
+    assert_int_equal(delete (f, "a"), 0);
     assert_int_equal(get_number(f, "a"), -ENOENT);
 }
 
@@ -129,15 +158,15 @@ static void names_that_are_paths_are_refused(void **state)
 
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         print_message("# '%s'\n", names[i]);
-        assert_int_equal(store_put(f->store, names[i], doc, NULL), -EINVAL);
+        assert_int_equal(put(f, names[i], doc, NULL), -EINVAL);
         assert_int_equal(get_number(f, names[i]), -EINVAL);
-        assert_int_equal(store_delete(f->store, names[i], NULL), -EINVAL);
+        assert_int_equal(delete (f, names[i]), -EINVAL);
     }
     memset(longest, 'x', 201);
     longest[201] = '\0';
-    assert_int_equal(store_put(f->store, longest, doc, NULL), -EINVAL);
+    assert_int_equal(put(f, longest, doc, NULL), -EINVAL);
     longest[200] = '\0';
-    assert_int_equal(store_put(f->store, longest, doc, NULL), 0);
+    assert_int_equal(put(f, longest, doc, NULL), 0);
     json_decref(doc);
 }
 
@@ -152,7 +181,7 @@ static void a_record_over_the_limit_is_refused_and_the_old_one_stands(void **sta
     big[LIMIT_RECORD_BYTES - 1] = '\0';
     doc = json_pack("{s:s}", "n", big);
     put_number(f, "a", 3);
-    assert_int_equal(store_put(f->store, "a", doc, &err), -E2BIG);
+    assert_int_equal(put(f, "a", doc, &err), -E2BIG);
     assert_int_equal(err->class, ERROR_EXHAUSTED);
     assert_int_equal(get_number(f, "a"), 3);
     error_free(err);
@@ -292,7 +321,7 @@ static void open_sweeps_temporaries_and_keeps_records(void **state)
     assert_int_equal(file_write_atomic(f->dirfd, ".a.json.tmp0badcafe", "x", 1, 0600, false), 0);
     store_free(f->store);
     f->store = NULL;
-    assert_int_equal(store_open(f->dir, &f->store, NULL), 0);
+    assert_int_equal(store_open(f->dir, f->queue, &f->store, NULL), 0);
     assert_int_equal(faccessat(f->dirfd, ".a.json.tmp0badcafe", F_OK, 0), -1);
     scan(f, 1, 0);
 }

@@ -658,6 +658,42 @@ static void a_reset_is_done_when_the_write_returns(void **state)
     assert_int_equal(f->toy->activations, 200);
 }
 
+static void *vcpu_resets(void *arg)
+{
+    struct vcpu *v = arg;
+
+    guest_write(v->g, 0x70, 0);
+    __atomic_store_n(&v->done, true, __ATOMIC_RELEASE);
+    loop_wake(v->g->loop);
+    return NULL;
+}
+
+/* The device fails while the reset is asked for and not served yet: the driver finds it reset, and the
+ * failure leaves nothing behind. */
+static void a_failure_before_a_reset_is_over_with_it(void **state)
+{
+    struct fixture *f = *state;
+    struct vcpu v = {.g = &f->g};
+    pthread_t t;
+
+    running(f);
+    assert_int_equal(pthread_create(&t, NULL, vcpu_resets, &v), 0);
+    while (guest_read(&f->g, 0x70) != 0)
+        ; /* reads do not wait */
+    virtio_device_fail(&f->toy->dev, "too late");
+    while (!__atomic_load_n(&v.done, __ATOMIC_ACQUIRE))
+        assert_true(loop_turn(f->g.loop, 1000) >= 0);
+    assert_int_equal(pthread_join(t, NULL), 0);
+    guest_run(&f->g);
+    assert_int_equal(guest_read(&f->g, 0x70), 0);
+    assert_int_equal(guest_take_interrupt(&f->g), 0);
+    assert_int_equal(f->toy->resets, 1);
+    guest_wipe(&f->g);
+    running(f);
+    assert_int_equal(f->toy->activations, 2);
+    assert_int_equal(f->toy->resets, 1);
+}
+
 static void *vcpu_writes_noise(void *arg)
 {
     struct vcpu *v = arg;
@@ -742,6 +778,7 @@ int main(void)
         T(detach_frees_the_device_and_leaves_a_placeholder),
         T(work_of_one_turn_is_bounded),
         T(a_reset_is_done_when_the_write_returns),
+        T(a_failure_before_a_reset_is_over_with_it),
         T(two_vcpus_may_fight_over_a_window),
         T(stop_releases_whoever_waits),
     };

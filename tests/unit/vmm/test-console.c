@@ -19,6 +19,7 @@ static void say(struct console *c, const char *text)
 static void tail_keeps_the_newest(void **state)
 {
     static char out[LIMIT_CONSOLE_TAIL_BYTES + 1];
+    static uint8_t many[2 * LIMIT_CONSOLE_TAIL_BYTES + 5];
     _cleanup_(console_freep) struct console *c = NULL;
     struct loop *loop = NULL;
 
@@ -35,6 +36,14 @@ static void tail_keeps_the_newest(void **state)
     assert_memory_equal(out + LIMIT_CONSOLE_TAIL_BYTES - 3, "end", 3);
     assert_int_equal(console_tail(c, out, 2), 2);
     assert_memory_equal(out, "nd", 2);
+    /* more at once than is kept */
+    for (size_t i = 0; i < sizeof(many); i++)
+        many[i] = (uint8_t)(i % 251);
+    console_write(c, many, sizeof(many));
+    console_write(c, many, 0);
+    assert_int_equal(console_tail(c, out, sizeof(out)), LIMIT_CONSOLE_TAIL_BYTES);
+    assert_memory_equal(out, many + sizeof(many) - LIMIT_CONSOLE_TAIL_BYTES,
+                        LIMIT_CONSOLE_TAIL_BYTES);
     console_free(c);
     c = NULL;
     loop_free(loop);

@@ -407,6 +407,28 @@ static void lost_connection_ends_the_exec_not_the_pod(void **state)
     end(pod, &c, &x);
 }
 
+static void late_start_has_no_limit(void **state)
+{
+    struct pod *pod = pod_new("mute@exec#1 mute@exec#2");
+    struct control_client c, late, x;
+    struct buf none;
+    char text[512] = "";
+    uint8_t type, *value;
+    size_t len;
+
+    buf_init(&none, 1);
+    pod_ready(pod, &c);
+    pod_run(pod, &c, "c1", (const char *[]){"pause", NULL});
+    pod_exec_as(pod, &late, "c1", (const char *[]){"pause", NULL}, false, true);
+    pod_exec(pod, &x, "c1", (const char *[]){"true", NULL}, false);
+    assert_int_equal(read_all(&x, &none, &none, text, sizeof(text)), -256);
+    assert_memory_equal(text, "deadline:", 9); /* the later one, which was to tell its start */
+    assert_false(control_client_poll(&late, &type, &value, &len));
+    assert_false(late.eof);
+    control_client_close(&late);
+    end(pod, &c, &x);
+}
+
 static void end_of_the_vm_ends_the_exec_with_an_error(void **state)
 {
     struct control_client c, x;
@@ -417,7 +439,8 @@ static void end_of_the_vm_ends_the_exec_with_an_error(void **state)
     buf_init(&none, 1);
     assert_string_equal(pod_signal(&c, "c1", 1), "unavailable");
     assert_int_equal(read_all(&x, &none, &none, text, sizeof(text)), -256);
-    assert_string_equal(text, "unavailable: the VM has ended: Kernel panic - not syncing: fake");
+    assert_string_equal(text,
+                        "unavailable: the VM has ended: panic: Kernel panic - not syncing: fake");
     end(pod, &c, &x);
 }
 
@@ -438,6 +461,7 @@ int main(void)
         cmocka_unit_test(input_after_its_end_is_refused),
         cmocka_unit_test(sixty_four_execs_and_no_more),
         cmocka_unit_test(lost_connection_ends_the_exec_not_the_pod),
+        cmocka_unit_test(late_start_has_no_limit),
         cmocka_unit_test(end_of_the_vm_ends_the_exec_with_an_error),
     };
 

@@ -148,8 +148,8 @@ static void kernel_arguments_fit_the_console(void **state)
     assert_non_null(strstr(silent, "panic=-1"));
     assert_non_null(strstr(silent, "reboot=a"));
     assert_non_null(strstr(silent, "8250.nr_uarts=0"));
-    assert_null(strstr(silent, "console=ttyS0"));
-    assert_non_null(strstr(talking, "console=ttyS0"));
+    assert_null(strstr(silent, "console=hvc0"));
+    assert_non_null(strstr(talking, "console=hvc0"));
     assert_null(strstr(talking, "nomodule")); /* stock kernels live from modules */
     assert_non_null(strstr(talking, " nexus.test=1 b=2"));
 }

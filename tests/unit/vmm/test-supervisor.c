@@ -261,13 +261,23 @@ static void regions_take_their_files_in_order(void **state)
     pod_free(pod);
 }
 
+/* Records of whole lines of "lines N". Line by line: ASan's strstr measures all of the text each time. */
+static unsigned count_lines(const char *text)
+{
+    static const char word[] = " stdout F line ";
+    unsigned count = 0;
+
+    for (const char *end; (end = strchr(text, '\n')); text = end + 1)
+        count += memmem(text, (size_t)(end - text), word, strlen(word)) != NULL;
+    return count;
+}
+
 static void log_is_reopened_without_losing_a_line(void **state)
 {
     struct pod *pod = pod_new("");
     struct control_client c;
     int next = memfd_create("next", MFD_CLOEXEC);
-    char *a, *b, *p;
-    unsigned count = 0;
+    char *a, *b;
     Nexus__ControlMessage *m;
 
     pod_ready(pod, &c);
@@ -280,11 +290,7 @@ static void log_is_reopened_without_losing_a_line(void **state)
     assert_int_equal(lseek(next, 0, SEEK_SET), 0);
     assert_int_equal(fd_read_all(next, 64U << 20, &b, NULL), 0);
     assert_true(strlen(b) > 0);
-    for (p = a; (p = strstr(p, " stdout F line ")); p++)
-        count++;
-    for (p = b; (p = strstr(p, " stdout F line ")); p++)
-        count++;
-    assert_int_equal(count, 40000);
+    assert_int_equal(count_lines(a) + count_lines(b), 40000);
     free(a);
     free(b);
     assert_string_equal(pod_reopen(&c, "c1", next), "precondition"); /* exited */
@@ -359,6 +365,169 @@ static void lost_create_is_joined_by_the_next_nexusd(void **state)
     close(log);
     control_client_close(&a);
     control_client_close(&b);
+    pod_free(pod);
+}
+
+/* ---- the termination log */
+
+static char *content_of(int fd)
+{
+    char *text = NULL;
+
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    assert_int_equal(fd_read_all(fd, 65536, &text, NULL), 0);
+    return text;
+}
+
+static void assert_content(int fd, const char *want)
+{
+    _cleanup_(freep) char *text = content_of(fd);
+
+    assert_string_equal(text, want);
+}
+
+static const struct {
+    const char *name, *before, *script, *want;
+} termination_rows[] = {
+    {"is_there_when_the_exit_is", "", "bye it is over; exit 3", "it is over\n"},
+    {"is_kept_when_nothing_comes", "from before", "true", "from before"},
+    {"the_last_one_counts", "", "bye a longer first one; bye short", "short\n"},
+    {"replaces_what_was_longer", "much more than what comes", "bye x", "x\n"},
+    {"survives_a_signal", "", "bye dying; crash 9", "dying\n"},
+    {"survives_oom", "", "bye too much; oom", "too much\n"},
+};
+
+static void termination_log_comes_back(void **state)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(termination_rows); i++) {
+        for (int with_log = 0; with_log < 2; with_log++) {
+            struct pod *pod = pod_new("");
+            struct control_client c;
+            Nexus__ControlMessage *m;
+            int fd = memfd_create("termination", MFD_CLOEXEC);
+            int log = with_log ? memfd_create("log", MFD_CLOEXEC) : -1;
+            const char *argv[] = {"sh", "-c", termination_rows[i].script, NULL};
+
+            print_message("# %s\n", termination_rows[i].name);
+            assert_int_equal(
+                write_full(fd, termination_rows[i].before, strlen(termination_rows[i].before)), 0);
+            pod_ready(pod, &c);
+            assert_string_equal(pod_create_with(&c, "c1", "img", log, fd, argv), "");
+            assert_string_equal(pod_start(&c, "c1"), "");
+            m = control_client_event(&c, NEXUS__CONTROL_EVENT__BODY_CONTAINER_EXITED);
+            message_free(&m->base);
+            assert_content(fd, termination_rows[i].want);
+            if (log >= 0)
+                close(log);
+            close(fd);
+            control_client_close(&c);
+            pod_free(pod);
+        }
+    }
+}
+
+static void termination_logs_are_not_mixed_up(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+    Nexus__ControlMessage *m;
+    int fd[2];
+
+    pod_ready(pod, &c);
+    for (int i = 0; i < 2; i++) {
+        const char *id = i ? "c1" : "c0", *word = i ? "bye one; pause" : "bye zero; sleep 0.05";
+
+        fd[i] = memfd_create("termination", MFD_CLOEXEC);
+        assert_string_equal(
+            pod_create_with(&c, id, "img", -1, fd[i], (const char *[]){"sh", "-c", word, NULL}),
+            "");
+        assert_string_equal(pod_start(&c, id), "");
+    }
+    m = control_client_event(&c, NEXUS__CONTROL_EVENT__BODY_CONTAINER_EXITED);
+    message_free(&m->base);
+    assert_content(fd[0], "zero\n");
+    assert_content(fd[1], "one\n"); /* while it runs */
+    assert_string_equal(pod_remove(&c, "c1"), "");
+    assert_content(fd[1], "one\n");
+    close(fd[0]);
+    close(fd[1]);
+    control_client_close(&c);
+    pod_free(pod);
+}
+
+static void termination_log_is_there_when_the_vm_dies_and_nobody_listens(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+    Nexus__ControlMessage *m;
+    int fd = memfd_create("termination", MFD_CLOEXEC);
+
+    pod_ready(pod, &c);
+    assert_string_equal(
+        pod_create_with(&c, "c1", "img", -1, fd,
+                        (const char *[]){"sh", "-c", "sleep 0.02; bye last; pause", NULL}),
+        "");
+    assert_string_equal(pod_start(&c, "c1"), "");
+    control_client_close(&c);
+    for (struct stat st = {0}; st.st_size == 0;) {
+        assert_true(loop_turn(pod->loop, 10000) > 0);
+        assert_int_equal(fstat(fd, &st), 0);
+    }
+    fake_agent_free(TAKE(pod->agent));
+    supervisor_vm_ended(pod->sup, NEXUS__VMM_STATE__END__PANIC, "not syncing");
+    m = pod_hello(pod, &c);
+    assert_int_equal(m->state->containers[0]->state, NEXUS__CONTAINER_STATE__STATE__EXITED);
+    message_free(&m->base);
+    assert_content(fd, "last\n");
+    close(fd);
+    control_client_close(&c);
+    pod_free(pod);
+}
+
+static void termination_log_that_is_no_file_is_refused(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+    const char *argv[] = {"true", NULL};
+    int pipes[2], log = memfd_create("log", MFD_CLOEXEC);
+    int file = memfd_create("termination", MFD_CLOEXEC);
+    char path[64];
+    int read_only;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+    read_only = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(read_only >= 0);
+    assert_int_equal(pipe(pipes), 0);
+    pod_ready(pod, &c);
+    assert_string_equal(pod_create_with(&c, "c1", "img", log, pipes[1], argv), "invalid");
+    assert_string_equal(pod_create_with(&c, "c1", "img", log, read_only, argv), "invalid");
+    assert_int_equal(fcntl(file, F_SETFL, O_APPEND), 0);
+    assert_string_equal(pod_create_with(&c, "c1", "img", log, file, argv), "invalid");
+    assert_int_equal(fcntl(file, F_SETFL, 0), 0);
+    assert_string_equal(pod_create_with(&c, "c1", "img", log, file, argv), "");
+    close(pipes[0]);
+    close(pipes[1]);
+    close(log);
+    close(file);
+    close(read_only);
+    control_client_close(&c);
+    pod_free(pod);
+}
+
+static void exec_has_no_termination_log(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c, x;
+    Nexus__ControlMessage *m;
+
+    pod_ready(pod, &c);
+    pod_run(pod, &c, "c1", (const char *[]){"pause", NULL});
+    pod_exec(pod, &x, "c1", (const char *[]){"bye", "me", NULL}, false);
+    m = control_client_event(&c, NEXUS__CONTROL_EVENT__BODY_VM_ENDED);
+    assert_non_null(strstr(m->event->vm_ended->detail, "termination log out of place"));
+    message_free(&m->base);
+    control_client_close(&x);
+    control_client_close(&c);
     pod_free(pod);
 }
 
@@ -455,6 +624,11 @@ int main(void)
         cmocka_unit_test(newer_control_connection_replaces_the_older),
         cmocka_unit_test(nothing_is_lost_while_nobody_listens),
         cmocka_unit_test(lost_create_is_joined_by_the_next_nexusd),
+        cmocka_unit_test(termination_log_comes_back),
+        cmocka_unit_test(termination_logs_are_not_mixed_up),
+        cmocka_unit_test(termination_log_is_there_when_the_vm_dies_and_nobody_listens),
+        cmocka_unit_test(termination_log_that_is_no_file_is_refused),
+        cmocka_unit_test(exec_has_no_termination_log),
         cmocka_unit_test(shutdown_powers_off_and_leaves),
         cmocka_unit_test(shutdown_by_force_when_the_guest_does_not),
         cmocka_unit_test(second_shutdown_cuts_the_wait),

@@ -16,6 +16,8 @@ static const struct {
     {"half_a_header_wants_more", {8, 0, 0}, 3, 0},
     {"empty_value_is_a_frame", {1, 0, 0, 0, 0}, 5, 1},
     {"length_over_limit_is_refused", {1, 0, 0, 0x10, 1}, 5, -EMSGSIZE},
+    {"termination_log_of_4096_bytes_may_come", {9, 0, 0, 0x10, 0}, 5, 0},
+    {"termination_log_over_that_is_refused", {9, 0, 0, 0x10, 1}, 5, -EMSGSIZE},
     {"largest_length_is_refused", {8, 0xff, 0xff, 0xff, 0xff}, 5, -EMSGSIZE},
     {"unknown_type_is_refused_at_its_first_byte", {99}, 1, -EPROTO},
     {"type_zero_is_refused", {0, 0, 0, 0, 0}, 5, -EPROTO},

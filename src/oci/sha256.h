@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/cleanup.h"
 #include "oci/digest.h"
@@ -16,5 +17,7 @@ void sha256_finish(struct sha256 *s, struct oci_digest *ret);
 void sha256_free(struct sha256 *s);
 DEFINE_CLEANUP(struct sha256 *, sha256_free);
 
+/* Of the first len bytes of an open file, read from its beginning. 0; -ENODATA: it is shorter; errno. */
+int sha256_of_file(int fd, uint64_t len, struct oci_digest *ret);
 /* Of a whole buffer. */
 void sha256_of(const void *bytes, size_t len, struct oci_digest *ret);

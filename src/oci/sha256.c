@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "pull/sha256.h"
+#include "oci/sha256.h"
 
 #include <openssl/evp.h>
 
+#include "base/checked.h"
+#include "base/file.h"
 #include "base/str.h"
+
+#define READ_BYTES (256U << 10)
 
 struct sha256 {
     EVP_MD_CTX *ctx; /* owned */
@@ -41,6 +45,25 @@ void sha256_free(struct sha256 *s)
         return;
     EVP_MD_CTX_free(s->ctx);
     free(s);
+}
+
+int sha256_of_file(int fd, uint64_t len, struct oci_digest *ret)
+{
+    _cleanup_(sha256_freep) struct sha256 *s = sha256_new();
+    _cleanup_(freep) uint8_t *buf = malloc(READ_BYTES);
+
+    if (!s || !buf)
+        return -ENOMEM;
+    for (uint64_t at = 0; at < len;) {
+        ssize_t n = pread_full(fd, buf, (size_t)min_of(len - at, (uint64_t)READ_BYTES), at);
+
+        if (n <= 0)
+            return n < 0 ? (int)n : -ENODATA;
+        sha256_add(s, buf, (size_t)n);
+        at += (uint64_t)n;
+    }
+    sha256_finish(s, ret);
+    return 0;
 }
 
 void sha256_of(const void *bytes, size_t len, struct oci_digest *ret)

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The hot slots and their read-only regions. Order of a hot-add: region mapped, memory slot, device in
+ * its window, presence bit, pulse on the event device.
+ *
+ * KVM forgets every page that it has mapped for the guest when a memory slot is removed
+ * (kvm_arch_flush_shadow_memslot), and a volume that is updated removes one each time. So the slot of a
+ * region that goes is kept with nothing but zeros behind it, and the next region of its size is mapped
+ * there: that costs the guest the pages of that region alone. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "kvm/gmem.h"
+#include "kvm/vm.h"
+#include "mapper/region.h"
+#include "virtio/device.h"
+#include "virtio/pmem.h"
+#include "vmm/machine-internal.h"
+
+#define NAME_BYTES 520 /* a key, what it is, punctuation */
+/* Of a memory slot that is kept for the next region: a volume has a few MiB, an image does not come again. */
+#define VACANT_BYTES_MAX (16ULL << 20)
+
+static void set_present(struct machine *m, unsigned slot, bool present)
+{
+    _Atomic uint32_t *word = &m->state_words[slot / 32];
+    uint32_t bit = 1U << slot % 32;
+
+    if (present)
+        (void)atomic_fetch_or(word, bit);
+    else
+        (void)atomic_fetch_and(word, ~bit);
+}
+
+static void pulse_event_device(struct machine *m)
+{
+    const uint64_t one = 1;
+
+    if (write(m->gsi_fd[LAYOUT_GSI_GED], &one, sizeof(one)) < 0)
+        return; /* EAGAIN: as many pulses are on their way as fit */
+}
+
+static struct hot_slot *slot_take(struct machine *m)
+{
+    struct hot_slot *reuse = NULL;
+
+    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
+        struct hot_slot *s = &m->hot[i];
+
+        if (s->region || (s->used && reuse))
+            continue;
+        reuse = s;
+        if (!s->used)
+            break;
+    }
+    return reuse;
+}
+
+static unsigned slot_index(const struct machine *m, const struct hot_slot *s)
+{
+    return (unsigned)(s - m->hot);
+}
+
+static void slot_set(struct machine *m, struct hot_slot *s, struct ro_region *region,
+                     const char *key, const char *what, uint64_t gpa, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&m->regions_lock);
+    s->region = region;
+    free(s->key);
+    s->key = str_dup_or_null(key);
+    free(s->what);
+    s->what = str_dup_or_null(what);
+    s->gpa = gpa;
+    s->bytes = bytes;
+    s->denied = 0;
+    (void)pthread_mutex_unlock(&m->regions_lock);
+}
+
+/* ---- memory slots */
+
+/* The region is freed unless KVM may still use it. */
+static int memory_remove(struct machine *m, uint64_t gpa, struct ro_region *region)
+{
+    int r = vm_remove_readonly(m->vm, gpa);
+
+    if (r < 0)
+        return log_error_errno(r, "removing the memory slot at 0x%" PRIx64, gpa);
+    ro_region_free(region);
+    return 0;
+}
+
+static void vacant_drop(struct machine *m, struct vacant_slot *v)
+{
+    (void)memory_remove(m, v->gpa, TAKE(v->region));
+}
+
+/* NULL: there is none of that size (0: none that is empty). */
+static struct vacant_slot *vacant_find(struct machine *m, uint64_t bytes)
+{
+    for (unsigned i = 0; i < VACANT_MAX; i++)
+        if (bytes ? m->vacant[i].region && m->vacant[i].bytes == bytes : !m->vacant[i].region)
+            return &m->vacant[i];
+    return NULL;
+}
+
+/* Keeps the memory slot, with nothing behind it. False: it is to go. */
+static bool vacant_keep(struct machine *m, struct ro_region *region, uint64_t gpa, uint64_t bytes)
+{
+    struct vacant_slot *v = vacant_find(m, 0);
+
+    if (bytes > VACANT_BYTES_MAX || ro_region_vacate(region) < 0)
+        return false;
+    if (!v) { /* the oldest size has had its time */
+        v = &m->vacant[m->next_vacant++ % VACANT_MAX];
+        vacant_drop(m, v);
+    }
+    *v = (struct vacant_slot){region, gpa, bytes};
+    return true;
+}
+
+static int memory_add(struct machine *m, const struct ro_region_slot *view, uint64_t *ret_gpa)
+{
+    int r = gmem_find_readonly(m->mem, view->bytes, vm_get_gpa_limit(m->vm), ret_gpa);
+
+    return r < 0 ? r : vm_add_readonly(m->vm, *ret_gpa, view->hva, view->bytes);
+}
+
+/* At the cost of those that are kept, if it has to be. */
+static int memory_add_or_make_room(struct machine *m, const struct ro_region_slot *view,
+                                   uint64_t *ret_gpa)
+{
+    int r = memory_add(m, view, ret_gpa);
+
+    if (r != -ENOSPC)
+        return r;
+    for (unsigned i = 0; i < VACANT_MAX; i++)
+        if (m->vacant[i].region)
+            vacant_drop(m, &m->vacant[i]);
+    return memory_add(m, view, ret_gpa);
+}
+
+/* ---- files that come in several calls */
+
+static struct hot_partial *partial_find(struct machine *m, const char *key)
+{
+    struct hot_partial *p;
+
+    list_foreach (p, &m->partials, link)
+        if (strcmp(p->key, key) == 0)
+            return p;
+    return NULL;
+}
+
+/* The region, which is the caller's then. */
+static struct ro_region *partial_take(struct hot_partial *p)
+{
+    struct ro_region *region = p->region;
+
+    list_remove(&p->link);
+    free(p->key);
+    free(p);
+    return region;
+}
+
+void machine_forget_region(struct machine *m, const char *key)
+{
+    struct hot_partial *p = partial_find(m, key);
+
+    if (p)
+        ro_region_free(partial_take(p));
+}
+
+/* *ret: what came before under this key, else a new one; the caller's. */
+static int region_begun(struct machine *m, const char *key, bool more, struct ro_region **ret,
+                        struct error **err)
+{
+    struct hot_partial *p = partial_find(m, key);
+
+    *ret = p ? partial_take(p) : NULL;
+    return *ret || !more ? 0 : ro_region_begin(ret, err);
+}
+
+static void keep_for_later(struct machine *m, const char *key, struct ro_region *region)
+{
+    struct hot_partial *p = xcalloc(1, sizeof(*p));
+
+    p->key = str_dup(key);
+    p->region = region;
+    list_append(&m->partials, &p->link);
+}
+
+/* ---- adding and removing */
+
+static struct ro_region_segment *segments_of(const int *fds, const uint64_t *bytes, size_t n)
+{
+    struct ro_region_segment *segments = xcalloc(n + 1, sizeof(*segments));
+
+    for (size_t i = 0; i < n; i++)
+        segments[i] = (struct ro_region_segment){fds[i], bytes[i]};
+    return segments;
+}
+
+static int region_build(struct machine *m, const char *key,
+                        const struct ro_region_segment *segments, size_t n, bool more,
+                        struct ro_region **ret, struct error **err)
+{
+    _cleanup_(ro_region_freep) struct ro_region *region = NULL;
+    struct ro_region_slot view;
+    int r = region_begun(m, key, more, &region, err);
+
+    if (r < 0)
+        return r;
+    if (!region)
+        r = ro_region_new(segments, n, &region, err);
+    else
+        r = ro_region_append(region, segments, n, err);
+    if (r < 0)
+        return r;
+    ro_region_slot(region, &view);
+    if (!more && !view.bytes) /* it came in pieces, this was the last one */
+        r = ro_region_finish(region, err);
+    if (r < 0)
+        return r;
+    *ret = TAKE(region);
+    return 0;
+}
+
+/* Into a memory slot that was kept. -EXDEV: there is none of its size. */
+static int add_to_vacant(struct machine *m, const struct ro_region_segment *segments, size_t n,
+                         struct ro_region **ret, uint64_t *ret_gpa, struct error **err)
+{
+    uint64_t total = 0, bytes = 0;
+    struct vacant_slot *v;
+    int r;
+
+    for (size_t i = 0; i < n; i++)
+        if (!checked_add(total, segments[i].bytes, &total))
+            return -EXDEV;
+    v = align_up(total, RO_REGION_ALIGN, &bytes) && bytes ? vacant_find(m, bytes) : NULL;
+    if (!v)
+        return -EXDEV;
+    r = ro_region_refill(v->region, segments, n, err);
+    if (r < 0)
+        return r;
+    *ret = TAKE(v->region);
+    *ret_gpa = v->gpa;
+    return 0;
+}
+
+static int add_to_new(struct machine *m, const char *key, const struct ro_region_segment *segments,
+                      size_t n, struct ro_region **ret, uint64_t *ret_gpa, struct error **err)
+{
+    _cleanup_(ro_region_freep) struct ro_region *region = NULL;
+    struct ro_region_slot view;
+    int r = region_build(m, key, segments, n, false, &region, err);
+
+    if (r < 0)
+        return r;
+    ro_region_slot(region, &view);
+    r = memory_add_or_make_room(m, &view, ret_gpa);
+    if (r < 0)
+        return error_set(err, r, "hot-adding it");
+    *ret = TAKE(region);
+    return 0;
+}
+
+static int device_add(struct machine *m, struct hot_slot *s, uint64_t gpa, uint64_t bytes)
+{
+    struct virtio_device *dev = NULL;
+    int r = virtio_pmem_new(gpa, bytes, &dev);
+
+    if (r >= 0)
+        r = machine_window_attach(m, s->window, LAYOUT_MMIO_HOT + slot_index(m, s), dev);
+    return r;
+}
+
+int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
+                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                       uint64_t *ret_bytes, struct error **err)
+{
+    _cleanup_(freep) struct ro_region_segment *segments = NULL;
+    struct ro_region *region = NULL;
+    struct hot_slot *s = slot_take(m);
+    struct ro_region_slot view;
+    uint64_t gpa = 0;
+    int r = -EXDEV;
+
+    if (!s) {
+        machine_forget_region(m, key);
+        return error_set(err, -ENOSPC, "all %d slots of this VM are in use", LIMIT_REGIONS);
+    }
+    if (n > RO_REGION_SEGMENTS_MAX)
+        return error_set(err, -E2BIG, "%zu segments", n);
+    segments = segments_of(fds, segment_bytes, n);
+    if (more) {
+        r = region_build(m, key, segments, n, true, &region, err);
+        if (r >= 0)
+            keep_for_later(m, key, region);
+        return r;
+    }
+    if (!partial_find(m, key))
+        r = add_to_vacant(m, segments, n, &region, &gpa, err);
+    if (r == -EXDEV)
+        r = add_to_new(m, key, segments, n, &region, &gpa, err);
+    if (r < 0)
+        return r;
+    ro_region_slot(region, &view);
+    r = device_add(m, s, gpa, view.bytes);
+    if (r < 0) {
+        (void)memory_remove(m, gpa, region);
+        return error_set(err, r, "hot-adding it");
+    }
+    slot_set(m, s, region, key, what, gpa, view.bytes);
+    s->used = true;
+    set_present(m, slot_index(m, s), true);
+    pulse_event_device(m);
+    *ret_gpa = gpa;
+    *ret_bytes = view.bytes;
+    return 0;
+}
+
+static struct hot_slot *slot_at(struct machine *m, uint64_t gpa)
+{
+    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+        if (m->hot[i].region && gpa - m->hot[i].gpa < m->hot[i].bytes)
+            return &m->hot[i];
+    return NULL;
+}
+
+int machine_remove_region(struct machine *m, uint64_t gpa)
+{
+    struct hot_slot *s = slot_at(m, gpa);
+    struct ro_region *region;
+    uint64_t bytes;
+
+    if (!s || s->gpa != gpa)
+        return -ENOENT;
+    region = s->region;
+    bytes = s->bytes;
+    set_present(m, slot_index(m, s), false);
+    machine_window_unwire(m, s->window, LAYOUT_MMIO_HOT + slot_index(m, s));
+    virtio_mmio_detach(s->window);
+    slot_set(m, s, NULL, NULL, NULL, 0, 0);
+    return vacant_keep(m, region, gpa, bytes) ? 0 : memory_remove(m, gpa, region);
+}
+
+void machine_regions_free(struct machine *m)
+{
+    for (unsigned i = 0; i < VACANT_MAX; i++)
+        ro_region_free(m->vacant[i].region);
+    while (m->partials.next && !list_is_empty(&m->partials))
+        ro_region_free(partial_take(list_first(&m->partials, struct hot_partial, link)));
+    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
+        ro_region_free(m->hot[i].region);
+        free(m->hot[i].key);
+        free(m->hot[i].what);
+    }
+}
+
+/* ---- what happens to them */
+
+/* "key (what)" as far as it fits. */
+static void slot_name(const struct hot_slot *s, char *out, size_t size)
+{
+    bool what = s->what && s->what[0];
+
+    (void)snprintf(out, size, what ? "%s (%s)" : "%s", s->key, s->what);
+}
+
+/* A flood costs its guest an exit each and the host ten lines in five seconds; but whichever region is
+ * written to for the first time is told, however loud another one is. */
+void machine_denied(void *machine, uint64_t gpa)
+{
+    struct machine *m = machine;
+    char name[NAME_BYTES] = "?";
+    uint64_t offset = 0, count = 0;
+    struct hot_slot *s;
+
+    (void)pthread_mutex_lock(&m->regions_lock);
+    s = slot_at(m, gpa);
+    if (s) {
+        count = ++s->denied;
+        offset = gpa - s->gpa;
+        slot_name(s, name, sizeof(name));
+    }
+    (void)pthread_mutex_unlock(&m->regions_lock);
+    if (count == 1)
+        log_warning("region %s: the guest wrote at offset %" PRIu64 "; dropped", name, offset);
+    else
+        log_limited(LOG_WARNING,
+                    "region %s: the guest wrote at offset %" PRIu64 "; dropped, %" PRIu64 " so far",
+                    name, offset, count);
+}
+
+static bool repair_slot(struct hot_slot *s)
+{
+    uint64_t first = 0;
+    int64_t pages = ro_region_repair(s->region, &first);
+    char name[NAME_BYTES];
+
+    slot_name(s, name, sizeof(name));
+    if (pages > 0)
+        log_limited(LOG_WARNING,
+                    "region %s: a file became shorter: %" PRIi64 " pages from offset %" PRIu64
+                    " on are zeros now",
+                    name, pages, first);
+    else if (pages < 0)
+        log_limited(LOG_WARNING, "region %s: looking for lost pages: %s", name,
+                    strerror((int)-pages));
+    return pages > 0;
+}
+
+bool machine_repair(void *machine)
+{
+    struct machine *m = machine;
+    bool mended = false;
+
+    (void)pthread_mutex_lock(&m->regions_lock);
+    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+        if (m->hot[i].region && repair_slot(&m->hot[i]))
+            mended = true;
+    (void)pthread_mutex_unlock(&m->regions_lock);
+    return mended;
+}
+
+bool machine_region_is_driven(struct machine *m, uint64_t gpa)
+{
+    struct hot_slot *s = slot_at(m, gpa);
+
+    return s && virtio_mmio_is_driven(s->window);
+}
+
+void machine_count_region(struct machine *m, uint64_t gpa, uint64_t *ret_denied,
+                          uint64_t *ret_repaired)
+{
+    struct hot_slot *s;
+
+    *ret_denied = *ret_repaired = 0;
+    (void)pthread_mutex_lock(&m->regions_lock);
+    s = slot_at(m, gpa);
+    if (s) {
+        *ret_denied = s->denied;
+        *ret_repaired = ro_region_repaired(s->region);
+    }
+    (void)pthread_mutex_unlock(&m->regions_lock);
+}

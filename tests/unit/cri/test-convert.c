@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cri conversion: what was asked is what is told back, signals map both ways, checks on single fields hold
+ * at their limits. Whole requests, good and wrong, are tested through the socket. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/limit.h"
+#include "base/str.h"
+#include "cri/convert.h"
+#include "cri/validate.h"
+#include "lib/test.h"
+
+static void sandbox_is_told_back(void **state)
+{
+    Runtime__V1__RunPodSandboxRequest req = RUNTIME__V1__RUN_POD_SANDBOX_REQUEST__INIT;
+    Runtime__V1__PodSandboxConfig config = RUNTIME__V1__POD_SANDBOX_CONFIG__INIT;
+    Runtime__V1__PodSandboxMetadata meta = RUNTIME__V1__POD_SANDBOX_METADATA__INIT;
+    Runtime__V1__PodSandboxConfig__LabelsEntry
+        b = RUNTIME__V1__POD_SANDBOX_CONFIG__LABELS_ENTRY__INIT,
+        a = b;
+    Runtime__V1__PodSandboxConfig__LabelsEntry *labels[] = {&b, &a};
+    struct sandbox s = {.state = SANDBOX_READY};
+    struct arena *arena = arena_new(1 << 20);
+    Runtime__V1__PodSandboxStatus *status;
+
+    meta.name = (char *)(uintptr_t) "n";
+    meta.namespace_ = (char *)(uintptr_t) "ns";
+    meta.uid = (char *)(uintptr_t) "u";
+    meta.attempt = UINT32_MAX;
+    b.key = (char *)(uintptr_t) "b";
+    b.value = (char *)(uintptr_t) "2";
+    a.key = (char *)(uintptr_t) "a";
+    a.value = (char *)(uintptr_t) "";
+    config.metadata = &meta;
+    config.labels = labels;
+    config.n_labels = 2;
+    req.config = &config;
+    assert_int_equal(sandbox_spec_from_cri(&req, &s.spec, NULL), 0);
+    s.status.created_at_ns = 5;
+    strv_push(&s.status.ips, "10.0.0.1");
+    strv_push(&s.status.ips, "fd00::1");
+    status = sandbox_status_to_cri(arena, &s);
+    assert_non_null(status);
+    assert_string_equal(status->metadata->namespace_, "ns");
+    assert_int_equal(status->metadata->attempt, UINT32_MAX);
+    assert_int_equal(status->n_labels, 2);
+    assert_string_equal(status->labels[0]->key, "a");
+    assert_string_equal(status->labels[1]->value, "2");
+    assert_string_equal(status->network->ip, "10.0.0.1");
+    assert_string_equal(status->network->additional_ips[0]->ip, "fd00::1");
+    assert_int_equal(status->state, RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_READY);
+    s.state = SANDBOX_STOPPING;
+    assert_int_equal(sandbox_to_cri(arena, &s)->state,
+                     RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_NOTREADY);
+    sandbox_spec_clear(&s.spec);
+    strv_free(s.status.ips);
+    arena_free(arena);
+}
+
+static void full_arena_is_a_clean_no(void **state)
+{
+    struct sandbox s = {.state = SANDBOX_READY};
+
+    for (size_t max = 1; max < 4096; max += 64) {
+        struct arena *arena = arena_new(max);
+        (void)sandbox_to_cri(arena, &s);
+        (void)sandbox_status_to_cri(arena, &s);
+        arena_free(arena);
+    }
+}
+
+static void map_keys_are_unique_and_bounded(void **state)
+{
+    struct map_entry e[2] = {{.key = (char *)(uintptr_t) "k", .value = (char *)(uintptr_t) "1"},
+                             {.key = (char *)(uintptr_t) "k", .value = (char *)(uintptr_t) "2"}};
+    void *entries[] = {&e[0], &e[1]};
+    struct resources_spec r = {0};
+
+    assert_int_equal(map_from_cri("labels", entries, 2, &r.unified, NULL), -EINVAL);
+    for (size_t i = 0; i < r.unified.count; i++) {
+        free(r.unified.items[i].key);
+        free(r.unified.items[i].value);
+    }
+    free(r.unified.items);
+    memset(&r, 0, sizeof(r));
+    e[0].key = (char *)(uintptr_t) "";
+    assert_int_equal(map_from_cri("labels", entries, 1, &r.unified, NULL), -EINVAL);
+    assert_null(r.unified.items);
+}
+
+static void signals_map_both_ways(void **state)
+{
+    assert_int_equal(signal_from_cri(RUNTIME__V1__SIGNAL__SIGNAL_RUNTIME_DEFAULT), 0);
+    assert_int_equal(signal_from_cri(RUNTIME__V1__SIGNAL__SIGNAL_SIGTERM), 15);
+    assert_int_equal(signal_from_cri(RUNTIME__V1__SIGNAL__SIGNAL_SIGRTMINPLUS1), 35);
+    assert_int_equal(signal_from_cri(RUNTIME__V1__SIGNAL__SIGNAL_SIGRTMAX), 64);
+    assert_int_equal(signal_from_cri(66), -EINVAL);
+    assert_int_equal(signal_from_cri(-1), -EINVAL);
+    for (int i = 1; i <= 65; i++) { /* every name of the interface is known */
+        int signal = signal_from_cri(i);
+        assert_true(signal > 0 && signal <= 64);
+        assert_int_equal(signal_from_cri(signal_to_cri(signal)), signal);
+    }
+    assert_int_equal(signal_to_cri(0), 0);
+    assert_int_equal(signal_to_cri(32), 0);
+}
+
+static void fill(char *out, size_t n)
+{
+    memset(out, 'x', n);
+    out[n] = '\0';
+}
+
+static void fields_hold_at_their_limits(void **state)
+{
+    static char text[8192];
+    static const struct {
+        const char *path;
+        int absolute, relative;
+    } paths[] = {
+        {"/a/b", 0, -EINVAL},     {"a/b", -EINVAL, 0},         {"/", 0, -EINVAL},
+        {"", -EINVAL, -EINVAL},   {"/a/..", -EINVAL, -EINVAL}, {"../a", -EINVAL, -EINVAL},
+        {"..", -EINVAL, -EINVAL}, {"/a/..b", 0, -EINVAL},      {"a..b/c", -EINVAL, 0},
+        {"a/", -EINVAL, -EINVAL}, {"/a\n", -EINVAL, -EINVAL},  {"./a", -EINVAL, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        print_message("# %s\n", paths[i].path);
+        assert_int_equal(check_absolute_path("x", paths[i].path, NULL), paths[i].absolute);
+        assert_int_equal(check_relative_path("x", paths[i].path, NULL), paths[i].relative);
+    }
+    fill(text, LIMIT_NAME_MAX);
+    assert_int_equal(check_name("x", text, LIMIT_NAME_MAX, NULL), 0);
+    fill(text, LIMIT_NAME_MAX + 1);
+    assert_int_equal(check_name("x", text, LIMIT_NAME_MAX, NULL), -EINVAL);
+    fill(text, LIMIT_HOSTNAME_MAX);
+    assert_int_equal(check_hostname("x", text, NULL), 0);
+    fill(text, LIMIT_HOSTNAME_MAX + 1);
+    assert_int_equal(check_hostname("x", text, NULL), -EINVAL);
+    fill(text, 4095);
+    text[0] = '/';
+    assert_int_equal(check_absolute_path("x", text, NULL), 0);
+    fill(text, 4096);
+    text[0] = '/';
+    assert_int_equal(check_absolute_path("x", text, NULL), -EINVAL);
+    assert_int_equal(check_ip("x", "10.0.0.1", NULL), 0);
+    assert_int_equal(check_ip("x", "::1", NULL), 0);
+    assert_int_equal(check_ip("x", "10.0.0.1 ", NULL), -EINVAL);
+    assert_int_equal(check_ip("x", "", NULL), -EINVAL);
+    assert_int_equal(check_sysctl_name("net.ipv4.ip_forward", NULL), 0);
+    assert_int_equal(check_sysctl_name("net/ipv4/x", NULL), 0);
+    assert_int_equal(check_sysctl_name("a..b", NULL), -EINVAL);
+    assert_int_equal(check_sysctl_name("a+b", NULL), -EINVAL);
+    assert_int_equal(check_cpu_list("x", "0-3,5", NULL), 0);
+    assert_int_equal(check_cpu_list("x", "0;1", NULL), -EINVAL);
+    assert_int_equal(check_word("x", "a b", 10, NULL), -EINVAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sandbox_is_told_back),
+        cmocka_unit_test(full_arena_is_a_clean_no),
+        cmocka_unit_test(map_keys_are_unique_and_bounded),
+        cmocka_unit_test(signals_map_both_ways),
+        cmocka_unit_test(fields_hold_at_their_limits),
+    };
+    return cmocka_run_group_tests_name("convert", tests, NULL, NULL) != 0;
+}
