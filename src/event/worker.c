@@ -83,6 +83,11 @@ static int on_done(sd_event_source *source, int fd, uint32_t revents, void *user
     return 0;
 }
 
+sd_event *worker_event(const struct worker *w)
+{
+    return sd_event_source_get_event(w->io);
+}
+
 int worker_wait(struct worker *w, unsigned timeout_ms)
 {
     struct pollfd p = {.fd = w->event_fd, .events = POLLIN};

@@ -29,6 +29,8 @@ struct worker_job {
 };
 
 int worker_new(sd_event *event, struct worker **ret, struct error **err);
+/* The loop's, borrowed. */
+sd_event *worker_event(const struct worker *w);
 /* Waits until the end of a job can be told, and tells it: for the end of the program. -ETIMEDOUT; -errno. */
 int worker_wait(struct worker *w, unsigned timeout_ms);
 /* Jobs that are left are done as cancelled. A thread that a file system does not let go is left behind,

@@ -163,6 +163,19 @@ int netns_remove(const char *path, struct error **err)
     return 0;
 }
 
+static int remove_in_child(void *arg, struct net_task_reply *reply, struct error **err)
+{
+    return netns_remove(arg, err);
+}
+
+int netns_remove_begin(sd_event *event, const char *path, net_done_fn done, void *userdata,
+                       struct net_task **ret, struct error **err)
+{
+    _cleanup_(freep) char *copy = str_dup(path);
+
+    return net_task_start(event, -EBADF, remove_in_child, copy, 0, done, userdata, ret, err);
+}
+
 uint64_t netns_inode(int fd)
 {
     struct stat st;

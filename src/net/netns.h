@@ -44,7 +44,11 @@ int netns_create(sd_event *event, const char *path, net_done_fn done, void *user
  * or after a crash between making the file and mounting on it). */
 int netns_open(const char *path, int *ret_fd, struct error **err);
 
-/* Unpins and deletes, at once; not while a netns_create() of the path goes on. A missing file is no error, so repeating it is harmless. The kernel frees the
+/* netns_remove() in a child: unmounting waits for the kernel, some ms as a rule. done's fd: none. */
+int netns_remove_begin(sd_event *event, const char *path, net_done_fn done, void *userdata,
+                       struct net_task **ret, struct error **err);
+
+/* Unpins and deletes, at once (for the start of nexusd, when nobody waits for the loop); not while a netns_create() of the path goes on. A missing file is no error, so repeating it is harmless. The kernel frees the
  * namespace and what is in it when its last user (a TAP descriptor of nexus-vmm) has gone. */
 int netns_remove(const char *path, struct error **err);
 

@@ -15,7 +15,14 @@
 #define SPEC_ARENA_BYTES (8U << 20)
 #define VOLUMES_TIMEOUT_MS 60000 /* a file system that hangs; others of the pod wait as long */
 
-enum create_step { CREATE_REGION, CREATE_VOLUMES, CREATE_BUNDLE, CREATE_GUEST, CREATE_COMMIT };
+enum create_step {
+    CREATE_REGION,
+    CREATE_VOLUMES,
+    CREATE_FILES,
+    CREATE_BUNDLE,
+    CREATE_GUEST,
+    CREATE_COMMIT
+};
 
 static int connected(const struct container *c, struct error **err)
 {
@@ -108,49 +115,24 @@ static int undo_region(struct plan_run *run, void *object, struct error **err)
 
 /* ---- guest */
 
-/* The container's log, then its termination log, as CreateContainer wants them. */
-static int open_logs(const struct container *c, int fds[2], size_t *ret_n, bool *ret_termination,
-                     struct error **err)
-{
-    const struct mount_spec *m = guest_termination_mount(c);
-    size_t n = 0;
-    int r = 0;
-
-    if (c->status.log_path)
-        r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &fds[n++], err);
-    if (r >= 0 && m)
-        r = termination_file_open(m->host_path, &fds[n++], err);
-    *ret_n = n;
-    *ret_termination = m != NULL;
-    return r;
-}
-
 static int tell_guest(struct container *c, struct error **err)
 {
     _cleanup_(arena_freep) struct arena *a = arena_new(SPEC_ARENA_BYTES);
-    int fds[2] = {-EBADF, -EBADF};
+    _cleanup_(container_files_freep) struct container_files *f = TAKE(c->files);
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer body = NEXUS__CREATE_CONTAINER__INIT;
-    bool termination = false;
-    size_t n = 0;
     int r = connected(c, err);
 
     if (r < 0)
         return r;
-    body.spec = guest_container_spec(a, c, err);
+    body.spec = guest_container_spec(a, c, f->copied, err);
     if (!body.spec)
         return -EINVAL;
-    r = open_logs(c, fds, &n, &termination, err);
-    if (r >= 0) {
-        body.rootfs_region = c->status.image_id;
-        body.termination_log = termination;
-        m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
-        m.create_container = &body;
-        r = call(c, CREATE_GUEST, &m, fds, n, CREATE_TIMEOUT_MS, err);
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-        (void)close_fd(fds[i]);
-    return r;
+    body.rootfs_region = c->status.image_id;
+    body.termination_log = f->termination;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
+    m.create_container = &body;
+    return call(c, CREATE_GUEST, &m, f->fds, f->n_fds, CREATE_TIMEOUT_MS, err);
 }
 
 static int create_guest(struct plan_run *run, void *object, struct error **err)
@@ -251,11 +233,14 @@ static const struct plan_step create_steps[] = {
     [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_call},
     [CREATE_VOLUMES] = {"volumes", 0, PLAN_VOLATILE, VOLUMES_TIMEOUT_MS, create_volumes,
                         undo_volumes, cancel_volumes},
+    /* a log that was made stays, as on any node */
+    [CREATE_FILES] = {"files", PLAN_NEEDS(CREATE_VOLUMES), PLAN_VOLATILE, 0, create_files,
+                      undo_files, cancel_files},
     /* a region that a crash leaves is one that no record names, see region.h */
     [CREATE_BUNDLE] = {"bundle", PLAN_NEEDS(CREATE_REGION) | PLAN_NEEDS(CREATE_VOLUMES),
                        PLAN_VOLATILE, 0, create_bundle, undo_bundle, cancel_volumes},
-    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_BUNDLE), 0, 0, create_guest, undo_guest,
-                      cancel_guest},
+    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_BUNDLE) | PLAN_NEEDS(CREATE_FILES), 0, 0,
+                      create_guest, undo_guest, cancel_guest},
     [CREATE_COMMIT] = {"commit", PLAN_NEEDS(CREATE_GUEST), PLAN_VOLATILE, 0, create_commit,
                        undo_commit, cancel_save},
 };

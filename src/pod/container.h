@@ -5,6 +5,7 @@
 #include "pod/pod-volume.h"
 #include "pod/sandbox.h"
 
+struct container_files;
 struct container_volumes;
 struct image;
 
@@ -50,6 +51,8 @@ struct container {
     struct vmm_call *call;       /* owned; what the open plan's step waits for */
     unsigned call_step;          /* of a create plan: which step that is */
     struct container_volumes *volumes; /* owned; while it is created */
+    struct step_job files_job;
+    struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;
     bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */
     uint64_t stop_timeout_ms;        /* with stop_wanted */

@@ -15,7 +15,6 @@
 #include "pod/capability.h"
 #include "pod/node-internal.h"
 
-#define INLINE_FILE_BYTES (64U << 10)
 /* kubelet tells the place with every container; without it the mount at its default is the one */
 #define TERMINATION_PATH_ANNOTATION "io.kubernetes.container.terminationMessagePath"
 #define TERMINATION_PATH_DEFAULT "/dev/termination-log"
@@ -46,21 +45,21 @@ static void add_line(struct buf *b, const char *key, char *const *values)
     (void)buf_printf(b, "\n");
 }
 
-static int resolv_conf(struct arena *a, const struct dns_spec *dns, ProtobufCBinaryData *ret,
+/* No DNS settings: those of the node, read in the step files. */
+static int resolv_conf(struct arena *a, const struct sandbox *s, ProtobufCBinaryData *ret,
                        struct error **err)
 {
+    const struct dns_spec *dns = &s->spec.dns;
     _cleanup_(buf_done) struct buf b;
-    _cleanup_(freep) char *host = NULL;
-    size_t len = 0;
 
-    buf_init(&b, INLINE_FILE_BYTES);
+    buf_init(&b, GUEST_FILE_BYTES);
     if (dns->present) {
         add_line(&b, "search", dns->searches);
-        for (char *const *s = dns->servers; s && *s; s++)
-            (void)buf_printf(&b, "nameserver %s\n", *s);
+        for (char *const *d = dns->servers; d && *d; d++)
+            (void)buf_printf(&b, "nameserver %s\n", *d);
         add_line(&b, "options", dns->options);
-    } else if (file_read_all(AT_FDCWD, "/etc/resolv.conf", INLINE_FILE_BYTES, &host, &len) >= 0) {
-        (void)buf_append(&b, host, len); /* no DNS settings: those of the node */
+    } else if (s->files.resolv_conf) {
+        (void)buf_append(&b, s->files.resolv_conf, s->files.resolv_conf_len);
     }
     ret->len = b.used;
     ret->data = b.used ? arena_memdup(a, b.data, b.used) : NULL;
@@ -135,7 +134,7 @@ Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox
         return NULL;
     }
     c->hostname = host_name(a, &s->spec);
-    if (resolv_conf(a, &s->spec.dns, &c->resolv_conf, err) < 0)
+    if (resolv_conf(a, s, &c->resolv_conf, err) < 0)
         return NULL;
     c->interfaces = arena_alloc(a, sizeof(Nexus__Interface *));
     if (c->interfaces)
@@ -171,12 +170,12 @@ int guest_check_mount(const struct mount_spec *m, struct error **err)
         return refuse_mount(m, "it is a directory of the host", err);
     if (!S_ISREG(st.st_mode))
         return refuse_mount(m, "it is no regular file", err);
-    if (st.st_size > (off_t)INLINE_FILE_BYTES)
+    if (st.st_size > (off_t)GUEST_FILE_BYTES)
         return refuse_mount(m, "it is larger than that", err);
     return 0;
 }
 
-static bool is_volume(const struct container *c, const struct mount_spec *m)
+bool guest_mount_is_volume(const struct container *c, const struct mount_spec *m)
 {
     for (size_t i = 0; i < c->status.volumes.count; i++)
         if (str_equal(c->status.volumes.items[i].destination, m->container_path))
@@ -193,58 +192,47 @@ const struct mount_spec *guest_termination_mount(const struct container *c)
     for (size_t i = 0; i < c->spec.mounts.count; i++) {
         const struct mount_spec *m = &c->spec.mounts.items[i];
 
-        if (!m->readonly && strcmp(m->container_path, path) == 0 && !is_volume(c, m))
+        if (!m->readonly && strcmp(m->container_path, path) == 0 && !guest_mount_is_volume(c, m))
             return m;
     }
     return NULL;
 }
 
-static int inline_file(struct arena *a, const struct mount_spec *m, Nexus__InlineFile **ret,
-                       struct error **err)
+static Nexus__InlineFile *inline_file(struct arena *a, const struct mount_spec *m,
+                                      const struct copied_file *from)
 {
     Nexus__InlineFile *f = NEW(a, Nexus__InlineFile, nexus__inline_file__init);
-    _cleanup_(freep) char *bytes = NULL;
-    size_t len = 0;
-    struct stat st;
-    int r;
 
     if (!f)
-        return no_memory(err);
-    r = file_read_all(AT_FDCWD, m->host_path, INLINE_FILE_BYTES, &bytes, &len);
-    if (r < 0)
-        return error_set(err, r, "mount of %s at %s: %s", m->host_path, m->container_path,
-                         strerror(-r));
+        return NULL;
     f->path = arena_strdup(a, m->container_path);
-    f->content.len = len;
-    f->content.data = arena_memdup(a, bytes, len ? len : 1);
-    f->mode = stat(m->host_path, &st) == 0 ? st.st_mode & 0777U : 0644;
+    f->content.len = from->len;
+    f->content.data = (uint8_t *)from->bytes;
+    f->mode = from->mode;
     f->readonly = m->readonly;
-    if (!f->path || !f->content.data)
-        return no_memory(err);
-    *ret = f;
-    return 0;
+    return f->path ? f : NULL;
 }
 
-static int files(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
-                 struct error **err)
+static int files(struct arena *a, const struct container *c, const struct copied_file *copied,
+                 Nexus__ContainerSpec *out, struct error **err)
 {
     const struct mount_spec *termination = guest_termination_mount(c);
     size_t n = c->spec.mounts.count;
-    int r = 0;
 
     out->files = arena_alloc(a, (n + 1) * sizeof(Nexus__InlineFile *));
-    if (!out->files)
-        return no_memory(err);
-    for (size_t i = 0; r >= 0 && i < n; i++) {
+    for (size_t i = 0; out->files && i < n; i++) {
         const struct mount_spec *m = &c->spec.mounts.items[i];
+        Nexus__InlineFile *f;
 
-        if (is_volume(c, m))
+        if (guest_mount_is_volume(c, m))
             continue;
-        r = inline_file(a, m, &out->files[out->n_files], err);
-        if (r >= 0)
-            out->files[out->n_files++]->comes_back = m == termination;
+        f = inline_file(a, m, &copied[i]);
+        if (!f)
+            return no_memory(err);
+        f->comes_back = m == termination;
+        out->files[out->n_files++] = f;
     }
-    return r;
+    return out->files ? 0 : no_memory(err);
 }
 
 /* ---- container: mapped volumes */
@@ -471,7 +459,7 @@ static Nexus__Resources *resources(struct arena *a, const struct resources_spec 
 }
 
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
-                                           struct error **err)
+                                           const struct copied_file *copied, struct error **err)
 {
     const struct security_spec *s = &c->spec.security;
     Nexus__ContainerSpec *out = NEW(a, Nexus__ContainerSpec, nexus__container_spec__init);
@@ -481,7 +469,7 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
         return NULL;
     }
     out->process = process(a, c, err);
-    if (!out->process || files(a, c, out, err) < 0 || volumes(a, c, out, err) < 0)
+    if (!out->process || files(a, c, copied, out, err) < 0 || volumes(a, c, out, err) < 0)
         return NULL;
     out->id = arena_strdup(a, c->id);
     out->name = arena_strdup(a, c->spec.name);

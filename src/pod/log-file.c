@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opening a container's logs: below the pod's log directory, no link followed, a regular file with one
- * name, and never waited for (a FIFO in its place would be). */
+ * name (a FIFO in its place is not waited for). */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/str.h"
 #include "pod/node-internal.h"
@@ -53,8 +54,10 @@ static int open_checked(int dirfd, const char *path)
 int log_file_open(const char *log_directory, const char *log_path, int *ret_fd, struct error **err)
 {
     _cleanup_(closep) int dirfd = -EBADF;
-    int r = dir_make(log_directory, 0755);
+    int r = FP("pod.log.open");
 
+    if (r >= 0)
+        r = dir_make(log_directory, 0755);
     if (r < 0)
         return error_set(err, r, "log directory %s: %s", log_directory, strerror(-r));
     dirfd = open(log_directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -4,6 +4,7 @@
 
 #include "base/hashmap.h"
 #include "cgroup/cgroup.h"
+#include "event/side-job.h"
 #include "event/worker.h"
 #include "image/image-store.h"
 #include "net/cni.h"
@@ -12,11 +13,13 @@
 #include "pod/region.h"
 #include "store/store.h"
 
+#define GUEST_FILE_BYTES (64U << 10) /* a file that is copied into the guest */
 #define CNI_IFNAME "eth0"
 #define TAP_NAME "tap0"
 #define HELLO_TIMEOUT_MS 30000   /* nexus-vmm's own answer, no guest involved */
 #define REQUEST_TIMEOUT_MS 35000 /* an answer that needs the guest; nexus-vmm gives it 30 s */
 #define CREATE_TIMEOUT_MS 65000  /* the same for creating a container: 60 s */
+#define FILES_TIMEOUT_MS 30000   /* for a disk, kubelet's directories or a cgroup to answer */
 #define EXIT_TIMEOUT_MS 10000    /* from SIGKILL to the end of a process */
 
 struct node {
@@ -41,8 +44,10 @@ struct node {
     char **strangers;                  /* owned; ids of sandboxes whose records are damaged */
     struct volume_watch *volume_watch; /* owned */
     sd_event_source *volume_io;        /* owned */
-    struct worker *worker;             /* owned */
-    unsigned adopting;                 /* sandboxes whose VM has not answered yet */
+    struct worker *worker;             /* owned; reads volumes */
+    struct worker *host_worker;        /* owned; our own disk, cgroups */
+    struct worker *files_worker; /* owned; kubelet's files: logs, what is copied into guests */
+    unsigned adopting;           /* sandboxes whose VM has not answered yet */
 };
 
 /* sandbox.c */
@@ -57,6 +62,8 @@ void sandbox_save_soon(struct sandbox *s);
 /* Ends the waiting step of the plan with the end of a write. err: borrowed. */
 void plan_step_written(struct plan_run *run, unsigned step, int r, const struct error *err,
                        const char *what, const char *id);
+/* Ends the waiting step of the plan. err: borrowed. */
+void plan_step_ended(struct plan_run *run, unsigned step, int r, const struct error *err);
 /* From a record; s->journal is the open plan's. */
 int sandbox_load(struct node *n, const char *id, const json_t *doc, struct sandbox **ret,
                  struct error **err);
@@ -67,6 +74,8 @@ void sandbox_begin_remove(struct sandbox *s);
 void sandbox_set_reason(struct sandbox *s, const char *reason, const char *message);
 /* Puts it in its place in the list, by created_at_ns. */
 void node_order_sandbox(struct node *n, struct sandbox *s);
+/* A container that runs, with its nexus-vmm connected. */
+int node_find_running(struct node *n, const char *id, struct container **ret, struct error **err);
 /* A plan reached its end: recovery, or nexusd's own end, may be waiting for that. */
 void node_check_ready(struct node *n);
 extern const struct plan sandbox_run_plan, sandbox_stop_plan, sandbox_remove_plan;
@@ -79,8 +88,6 @@ int release_containers(struct plan_run *run, void *object, struct error **err);
 int release_guest(struct plan_run *run, void *object, struct error **err);
 int release_process(struct plan_run *run, void *object, struct error **err);
 int release_network(struct plan_run *run, void *object, struct error **err);
-int release_cgroup(struct plan_run *run, void *object, struct error **err);
-int release_scratch(struct plan_run *run, void *object, struct error **err);
 void release_cancel(struct plan_run *run, void *object);
 void release_cancel_save(struct plan_run *run, void *object); /* s->op */
 /* Ends the step that began the CNI call, if its plan is still the open one. Takes err. */
@@ -90,6 +97,19 @@ void release_network_now(struct sandbox *s);
 /* Fills a CNI request from the sandbox; ports is memory for its port mappings. */
 void sandbox_cni_request(const struct sandbox *s, struct cni_request *req,
                          struct cni_port_mapping **ports);
+
+/* sandbox-host.c: steps that work on the host's files, and their undo */
+int host_cgroup(struct plan_run *run, void *object, struct error **err);
+int release_cgroup(struct plan_run *run, void *object, struct error **err);
+void host_cancel_cgroup(struct plan_run *run, void *object);
+int host_scratch(struct plan_run *run, void *object, struct error **err);
+int release_scratch(struct plan_run *run, void *object, struct error **err);
+void host_cancel_scratch(struct plan_run *run, void *object);
+int host_files(struct plan_run *run, void *object, struct error **err);
+int release_files(struct plan_run *run, void *object, struct error **err);
+void host_cancel_files(struct plan_run *run, void *object);
+void vmm_files_init(struct vmm_files *f);
+void vmm_files_done(struct vmm_files *f);
 
 /* sandbox-net.c: steps that work in the pod's network namespace, and their undo */
 int net_netns(struct plan_run *run, void *object, struct error **err);
@@ -148,16 +168,34 @@ extern const struct plan_ops container_plan_ops;
 /* recovery.c */
 void recovery_adopted(struct sandbox *s);
 
-/* scratch.c */
-int scratch_create(struct node *n, const char *id, int *ret_fd, struct error **err);
-int scratch_remove(struct node *n, const char *id, struct error **err);
-
-/* log-file.c */
+/* log-file.c: waits for the file system. Any thread. */
 /* Opens (creating it) the log below the pod's log directory, following no link. */
 int log_file_open(const char *log_directory, const char *log_path, int *ret_fd, struct error **err);
 /* Opens a container's termination log, which is there, to be written by nexus-vmm: a regular file with one
- * name, no link, never waited for. */
+ * name, no link. */
 int termination_file_open(const char *path, int *ret_fd, struct error **err);
+
+/* container-files.c: what a container has in directories of kubelet's. */
+struct copied_file {
+    char *bytes; /* owned; NULL: the mount is a volume */
+    size_t len;
+    unsigned mode;
+};
+struct container_files {
+    int fds[2]; /* owned; its log, then its termination log, as CreateContainer wants them */
+    size_t n_fds;
+    bool termination;
+    size_t n;
+    struct copied_file *copied; /* owned; one for each of its mounts */
+};
+void container_files_free(struct container_files *f);
+DEFINE_CLEANUP(struct container_files *, container_files_free);
+/* Reads a file of at most GUEST_FILE_BYTES. Waits for the file system. Any thread. */
+int copied_file_read(const struct mount_spec *m, struct copied_file *ret, struct error **err);
+/* The step of the plan of CreateContainer: c->files. */
+int create_files(struct plan_run *run, void *object, struct error **err);
+int undo_files(struct plan_run *run, void *object, struct error **err);
+void cancel_files(struct plan_run *run, void *object);
 
 /* guest-config.c */
 struct net_config;
@@ -165,9 +203,11 @@ struct net_config;
 struct arena;
 Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox *s,
                                            const struct net_config *net, struct error **err);
-/* files of mounts are read here. */
+/* copied: one for each of its mounts; the bytes are borrowed for the life of the message. */
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
-                                           struct error **err);
+                                           const struct copied_file *copied, struct error **err);
+/* Whether a mount is one of the container's mapped volumes. */
+bool guest_mount_is_volume(const struct container *c, const struct mount_spec *m);
 /* The mount that is its termination log: a writable file where kubelet's annotation says, or at its default
  * place. NULL: it has none. Borrowed. */
 const struct mount_spec *guest_termination_mount(const struct container *c);

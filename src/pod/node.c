@@ -64,6 +64,10 @@ int node_new(sd_event *event, const struct node_config *config, struct image_sto
         r = cgroup_fs_open(config->cgroup_root, &n->cgroups, err);
     if (r >= 0)
         r = volumes_init(n, err);
+    if (r >= 0)
+        r = worker_new(event, &n->host_worker, err);
+    if (r >= 0)
+        r = worker_new(event, &n->files_worker, err);
     if (r < 0)
         return r;
     *ret = TAKE(n);
@@ -77,6 +81,8 @@ void node_free(struct node *n)
     while (n->order.next && !list_is_empty(&n->order))
         sandbox_free(list_first(&n->order, struct sandbox, order));
     volumes_done(n);
+    worker_free(n->host_worker);
+    worker_free(n->files_worker);
     if (n->answers.done.next)
         waiter_queue_done(&n->answers);
     sd_event_source_disable_unref(n->recovery_timer);
@@ -254,9 +260,9 @@ bool node_cgroup_is_v2(struct node *n)
     return cgroup_fs_mode(n->cgroups) == CGROUP_MODE_V2;
 }
 
-/* ---- log reopening and exec: no plan, nothing to undo */
+/* ---- exec: no plan, nothing to undo */
 
-static int find_running(struct node *n, const char *id, struct container **ret, struct error **err)
+int node_find_running(struct node *n, const char *id, struct container **ret, struct error **err)
 {
     int r = node_find_container(n, id, ret, err);
 
@@ -271,56 +277,6 @@ static int find_running(struct node *n, const char *id, struct container **ret, 
     return 0;
 }
 
-struct reopen {
-    struct node *node;
-    struct list waiters; /* one; empty: it left */
-    char id[LIMIT_ID_MAX + 1];
-};
-
-static void on_reopened(void *userdata, int r, const Nexus__VmmState *state,
-                        const struct error *err)
-{
-    struct reopen *o = userdata;
-
-    waiters_complete(&o->waiters, &o->node->answers, r < 0 ? r : 0, err, o->id);
-    free(o);
-}
-
-int node_reopen_log(struct node *n, const char *id, waiter_fn fn, void *userdata,
-                    struct waiter **ret, struct error **err)
-{
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__ReopenLog body = NEXUS__REOPEN_LOG__INIT;
-    _cleanup_(closep) int fd = -EBADF;
-    struct container *c = NULL;
-    struct reopen *o;
-    int r = find_running(n, id, &c, err);
-
-    if (r < 0)
-        return r;
-    if (!c->status.log_path)
-        return error_set_class(err, ERROR_PRECONDITION, -ESTALE, "container %s has no log file",
-                               c->id);
-    r = log_file_open(c->sandbox->spec.log_directory, c->spec.log_path, &fd, err);
-    if (r < 0)
-        return r;
-    o = xcalloc(1, sizeof(*o));
-    o->node = n;
-    memcpy(o->id, c->id, sizeof(o->id));
-    list_init(&o->waiters);
-    body.container_id = c->id;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REOPEN_LOG;
-    m.reopen_log = &body;
-    r = vmm_client_call(c->sandbox->client, &m, &fd, 1, HELLO_TIMEOUT_MS, on_reopened, o, NULL,
-                        err);
-    if (r < 0) {
-        free(o);
-        return r;
-    }
-    *ret = waiter_new(&o->waiters, fn, userdata);
-    return 0;
-}
-
 int node_exec(struct node *n, const char *id, char *const *command, uint64_t timeout_ms,
               vmm_exec_fn fn, void *userdata, struct vmm_exec **ret, struct error **err)
 {
@@ -328,7 +284,7 @@ int node_exec(struct node *n, const char *id, char *const *command, uint64_t tim
     Nexus__ProcessSpec process = NEXUS__PROCESS_SPEC__INIT;
     char name[LIMIT_ID_MAX + 8];
     struct container *c = NULL;
-    int r = find_running(n, id, &c, err);
+    int r = node_find_running(n, id, &c, err);
 
     if (r < 0)
         return r;

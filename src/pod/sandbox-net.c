@@ -19,6 +19,8 @@ static void task_ended(struct sandbox *s, int r, const struct error *err)
         r = after(s, &copy);
     else if (r < 0)
         (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+    if (r == 1) /* a child of its own goes on with it */
+        return;
     if (s->plan && s->plan == s->net_run)
         plan_step_done(s->plan, s->net_step, r, copy);
     else
@@ -32,12 +34,15 @@ static int wait_for_task(struct sandbox *s, const struct plan_run *run)
     return 1;
 }
 
-/* Runs fn, but not beside a child. */
+/* Runs fn, but not beside a child. fn may begin one (1). */
 static int after_task(struct sandbox *s, const struct plan_run *run,
                       int (*fn)(struct sandbox *s, struct error **err), struct error **err)
 {
-    if (!s->net_task)
-        return fn(s, err);
+    if (!s->net_task) {
+        int r = fn(s, err);
+
+        return r == 1 ? wait_for_task(s, run) : r;
+    }
     net_task_cancel(s->net_task);
     s->net_after = fn;
     return wait_for_task(s, run);
@@ -70,11 +75,27 @@ int net_netns(struct plan_run *run, void *object, struct error **err)
     return r < 0 ? r : wait_for_task(s, run);
 }
 
+static void on_netns_removed(void *userdata, int r, int fd, const void *data,
+                             const struct error *err)
+{
+    struct sandbox *s = userdata;
+    LOG_SCOPE(pod, "pod", s->id);
+
+    (void)close_fd(fd);
+    task_ended(s, r, err);
+}
+
 static int remove_netns(struct sandbox *s, struct error **err)
 {
+    int r;
+
     s->netns_fd = close_fd(s->netns_fd);
     free(TAKE(s->net));
-    return s->status.netns_path ? netns_remove(s->status.netns_path, err) : 0;
+    if (!s->status.netns_path)
+        return 0;
+    r = netns_remove_begin(s->node->event, s->status.netns_path, on_netns_removed, s, &s->net_task,
+                           err);
+    return r < 0 ? r : 1;
 }
 
 int release_netns(struct plan_run *run, void *object, struct error **err)

@@ -13,7 +13,6 @@
 
 #define KILL_PATIENCE_MS 3000     /* for the exit codes of killed containers */
 #define SHUTDOWN_PATIENCE_MS 3000 /* for nexus-vmm to leave by itself */
-#define CGROUP_PATIENCE_MS 100
 
 /* ---- waiting with patience: the step goes on when it ends */
 
@@ -264,31 +263,6 @@ int release_network(struct plan_run *run, void *object, struct error **err)
 
 /* ---- the rest */
 
-int release_cgroup(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-    _cleanup_(freep) char *path = NULL, *parent = NULL;
-
-    s->cgroup_fd = close_fd(s->cgroup_fd);
-    if (s->status.cgroup_path) {
-        path = str_dup(s->status.cgroup_path);
-    } else { /* a crash between making and recording it */
-        if (cgroup_parent_path(s->spec.cgroup_parent ? s->spec.cgroup_parent : "", &parent, NULL) <
-            0)
-            return 0;
-        path = str_printf("%s/vmm-%s", str_equal(parent, "/") ? "" : parent, s->id);
-    }
-    return cgroup_remove(s->node->cgroups, path, CGROUP_PATIENCE_MS, err);
-}
-
-int release_scratch(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    s->scratch_fd = close_fd(s->scratch_fd);
-    return scratch_remove(s->node, s->id, err);
-}
-
 static void cancel_network_wait(struct plan_run *run, void *object)
 {
     struct sandbox *s = object;
@@ -349,9 +323,10 @@ static const struct plan_step stop_steps[] = {
                       release_network, NULL, cancel_network_wait},
     [STOP_NETNS] = {"netns", PLAN_NEEDS(STOP_NETWORK), PLAN_VOLATILE, 0, release_netns, NULL,
                     net_cancel},
-    [STOP_CGROUP] = {"cgroup", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE, 0, release_cgroup, NULL, NULL},
+    [STOP_CGROUP] = {"cgroup", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE, 0, release_cgroup, NULL,
+                     host_cancel_cgroup},
     [STOP_SCRATCH] = {"scratch", PLAN_NEEDS(STOP_VMM), PLAN_VOLATILE, 0, release_scratch, NULL,
-                      NULL},
+                      host_cancel_scratch},
     [STOP_COMMIT] = {"commit",
                      PLAN_NEEDS(STOP_NETNS) | PLAN_NEEDS(STOP_CGROUP) | PLAN_NEEDS(STOP_SCRATCH),
                      PLAN_VOLATILE, 0, stop_commit, NULL, release_cancel_save},

@@ -4,7 +4,7 @@
  *
  *   netns ─┬─ network (CNI ADD) ──────────────────── redirect ─┐
  *          └─ tap ─┐                                           ├─ configure ─ commit
- *      cgroup, scratch ─ vmm ─ hello ─ guest (agent says hello)┘
+ *  cgroup, scratch, files ─ vmm ─ hello ─ guest (agent says hello)┘
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,7 +25,6 @@
 #define CONFIG_ARENA_BYTES (2U << 20)
 #define ADD_PATIENCE_MS 5000
 #define CAUSE_PATIENCE_MS 1500 /* nexus-vmm itself takes up to 1 s to name an end */
-#define VMM_THREADS_MAX 64     /* vCPUs, loop, KVM's own */
 
 enum run_step {
     RUN_NETNS,
@@ -33,6 +32,7 @@ enum run_step {
     RUN_TAP,
     RUN_CGROUP,
     RUN_SCRATCH,
+    RUN_FILES,
     RUN_VMM,
     RUN_HELLO,
     RUN_GUEST,
@@ -171,84 +171,7 @@ static void cancel_network(struct plan_run *run, void *object)
         cni_call_cancel(s->cni);
 }
 
-/* ---- host resources */
-
-static int run_cgroup(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-    struct node *n = s->node;
-    struct cgroup_limits limits = {
-        .memory_max_bytes = s->status.memory_bytes + n->config.vmm_overhead_bytes,
-        .pids_max = VMM_THREADS_MAX,
-        .cpu_weight = cgroup_weight_from_shares((uint64_t)s->spec.resources.cpu_shares),
-    };
-    _cleanup_(freep) char *parent = NULL;
-    _cleanup_(freep) char *name = str_printf("vmm-%s", s->id);
-    unsigned missing = 0;
-    int r;
-
-    if (s->spec.resources.cpu_quota_us > 0 && s->spec.resources.cpu_period_us > 0) {
-        limits.cpu_quota_us = (uint64_t)s->spec.resources.cpu_quota_us;
-        limits.cpu_period_us = (uint64_t)s->spec.resources.cpu_period_us;
-    }
-    r = cgroup_parent_path(s->spec.cgroup_parent ? s->spec.cgroup_parent : "", &parent, err);
-    if (r < 0)
-        return r;
-    r = cgroup_create(n->cgroups, parent, name, &limits, &s->status.cgroup_path, &missing, err);
-    if (r < 0)
-        return r;
-    if (missing)
-        log_debug("host limits that are not enforced here: %#x", missing);
-    r = cgroup_open(n->cgroups, s->status.cgroup_path, &s->cgroup_fd, NULL);
-    return r == -EOPNOTSUPP ? 0 : r < 0 ? error_set(err, r, "cannot open the pod's cgroup") : 0;
-}
-
-static int run_scratch(struct plan_run *run, void *object, struct error **err)
-{
-    struct sandbox *s = object;
-
-    return scratch_create(s->node, s->id, &s->scratch_fd, err);
-}
-
 /* ---- the VM */
-
-struct vmm_files {
-    int kvm, kernel, initramfs, control;
-};
-
-static void vmm_files_close(struct vmm_files *f)
-{
-    f->kvm = close_fd(f->kvm);
-    f->kernel = close_fd(f->kernel);
-    f->initramfs = close_fd(f->initramfs);
-    f->control = close_fd(f->control);
-}
-
-static int open_file(const char *path, int flags, const char *what, int *ret, struct error **err)
-{
-    *ret = open(path, flags | O_CLOEXEC);
-    if (*ret < 0)
-        return error_set_class(err, ERROR_UNAVAILABLE, -errno, "cannot open %s %s: %s", what, path,
-                               strerror(errno));
-    return 0;
-}
-
-static int vmm_files_open(struct sandbox *s, struct vmm_files *f, struct error **err)
-{
-    const struct node_config *c = &s->node->config;
-    char name[LIMIT_ID_MAX + 8];
-    int r = open_file(c->kvm_path, O_RDWR, "KVM", &f->kvm, err);
-
-    if (r >= 0)
-        r = open_file(c->kernel_path, O_RDONLY, "the guest kernel", &f->kernel, err);
-    if (r >= 0)
-        r = open_file(c->initramfs_path, O_RDONLY, "the initramfs", &f->initramfs, err);
-    if (r < 0)
-        return r;
-    sandbox_socket_name(s, name);
-    r = f->control = vmm_socket_listen(s->node->vmm_dirfd, name, err);
-    return r < 0 ? r : 0;
-}
 
 static char **vmm_arguments(const struct sandbox *s)
 {
@@ -273,13 +196,13 @@ static char **vmm_arguments(const struct sandbox *s)
 }
 
 /* Its identity is on disk before it executes; see vmm-process.h. */
-static int spawn(struct sandbox *s, const struct vmm_files *f, struct error **err)
+static int spawn(struct sandbox *s, int control, struct error **err)
 {
     _cleanup_(strv_freep) char **args = vmm_arguments(s);
     _cleanup_(closep) int go = -EBADF;
     const struct vmm_fd fds[] = {
-        {"--kvm", f->kvm},    {"--kernel", f->kernel},      {"--initramfs", f->initramfs},
-        {"--net", s->tap_fd}, {"--scratch", s->scratch_fd}, {"--control", f->control},
+        {"--kvm", s->files.kvm}, {"--kernel", s->files.kernel}, {"--initramfs", s->files.initramfs},
+        {"--net", s->tap_fd},    {"--scratch", s->scratch_fd},  {"--control", control},
     };
     const struct vmm_spawn args_of = {
         .path = s->node->config.vmm_path,
@@ -309,13 +232,19 @@ static int spawn(struct sandbox *s, const struct vmm_files *f, struct error **er
 static int run_vmm(struct plan_run *run, void *object, struct error **err)
 {
     struct sandbox *s = object;
-    _cleanup_(vmm_files_close) struct vmm_files f = {-EBADF, -EBADF, -EBADF, -EBADF};
-    int r = vmm_files_open(s, &f, err);
+    _cleanup_(closep) int control = -EBADF;
+    char name[LIMIT_ID_MAX + 8];
+    int r;
 
+    sandbox_socket_name(s, name);
+    r = control = vmm_socket_listen(s->node->vmm_dirfd, name, err);
     if (r >= 0)
-        r = spawn(s, &f, err);
+        r = spawn(s, control, err);
     if (r < 0)
         return r;
+    s->files.kvm = close_fd(s->files.kvm);
+    s->files.kernel = close_fd(s->files.kernel);
+    s->files.initramfs = close_fd(s->files.initramfs);
     s->scratch_fd = close_fd(s->scratch_fd);
     s->cgroup_fd = close_fd(s->cgroup_fd);
     return 0;
@@ -439,6 +368,7 @@ static int run_commit(struct plan_run *run, void *object, struct error **err)
     struct sandbox *s = object;
 
     free(TAKE(s->net));
+    vmm_files_done(&s->files);
     s->netns_fd = close_fd(s->netns_fd);
     return save_as(s, SANDBOX_READY, false, err);
 }
@@ -453,10 +383,16 @@ static const struct plan_step run_steps[] = {
     [RUN_NETWORK] = {"network", PLAN_NEEDS(RUN_NETNS), PLAN_SAVE, 0, run_network, release_network,
                      cancel_network},
     [RUN_TAP] = {"tap", PLAN_NEEDS(RUN_NETNS), PLAN_VOLATILE, 0, net_tap, net_undo_tap, net_cancel},
-    [RUN_CGROUP] = {"cgroup", PLAN_NEEDS(RUN_NETNS), 0, 0, run_cgroup, release_cgroup, NULL},
-    [RUN_SCRATCH] = {"scratch", PLAN_NEEDS(RUN_NETNS), 0, 0, run_scratch, release_scratch, NULL},
-    [RUN_VMM] = {"vmm", PLAN_NEEDS(RUN_TAP) | PLAN_NEEDS(RUN_CGROUP) | PLAN_NEEDS(RUN_SCRATCH), 0,
-                 EXIT_TIMEOUT_MS, run_vmm, release_process, release_cancel},
+    [RUN_CGROUP] = {"cgroup", PLAN_NEEDS(RUN_NETNS), 0, 0, host_cgroup, release_cgroup,
+                    host_cancel_cgroup},
+    [RUN_SCRATCH] = {"scratch", PLAN_NEEDS(RUN_NETNS), 0, 0, host_scratch, release_scratch,
+                     host_cancel_scratch},
+    [RUN_FILES] = {"files", PLAN_NEEDS(RUN_NETNS), PLAN_VOLATILE, 0, host_files, release_files,
+                   host_cancel_files},
+    [RUN_VMM] = {"vmm",
+                 PLAN_NEEDS(RUN_TAP) | PLAN_NEEDS(RUN_CGROUP) | PLAN_NEEDS(RUN_SCRATCH) |
+                     PLAN_NEEDS(RUN_FILES),
+                 0, EXIT_TIMEOUT_MS, run_vmm, release_process, release_cancel},
     [RUN_HELLO] = {"hello", PLAN_NEEDS(RUN_VMM), PLAN_VOLATILE, HELLO_TIMEOUT_MS, run_hello, NULL,
                    release_cancel},
     [RUN_GUEST] = {"guest", PLAN_NEEDS(RUN_HELLO), PLAN_VOLATILE, 0, run_guest, NULL,

@@ -52,6 +52,7 @@ struct sandbox *sandbox_new(struct node *n, const char *id)
     list_init(&s->stop_waiters);
     list_init(&s->remove_waiters);
     s->process = VMM_PROCESS_NONE;
+    vmm_files_init(&s->files);
     s->netns_fd = s->tap_fd = s->scratch_fd = s->cgroup_fd = -EBADF;
     (void)hashmap_put(&n->sandboxes, s->id, s);
     list_append(&n->order, &s->order);
@@ -101,6 +102,10 @@ void sandbox_free(struct sandbox *s)
     cni_call_free(s->cni);
     cni_network_free(s->cni_net);
     net_task_free(s->net_task);
+    side_job_cancel(s->cgroup_job.job);
+    side_job_cancel(s->scratch_job.job);
+    side_job_cancel(s->files_job.job);
+    vmm_files_done(&s->files);
     free(s->net);
     vmm_process_close(&s->process);
     (void)close_fd(s->netns_fd);
@@ -181,6 +186,15 @@ void plan_step_written(struct plan_run *run, unsigned step, int r, const struct 
         (void)error_set_class(&copy, (int)error_class_of(err, r), r, "cannot save %s %s: %s", what,
                               id, error_text(err, r));
     plan_step_done(run, step, r, copy);
+}
+
+void plan_step_ended(struct plan_run *run, unsigned step, int r, const struct error *err)
+{
+    struct error *copy = NULL;
+
+    if (r < 0)
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+    plan_step_done(run, step, r < 0 ? r : 0, copy);
 }
 
 static int find_name(const char *const *names, size_t n, const json_t *v)

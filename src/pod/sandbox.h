@@ -18,6 +18,7 @@ struct cni_call;
 struct cni_network;
 struct net_config;
 struct net_task;
+struct side_job;
 struct store_op;
 struct node;
 struct vmm_call;
@@ -49,6 +50,19 @@ struct sandbox_status {
     char *cgroup_path; /* NULL: none */
     char *guest_kernel;
     bool ghost; /* made up at a start to clean up what has no readable record; in no list */
+};
+
+/* A step's work beside the loop. */
+struct step_job {
+    struct side_job *job; /* NULL: none goes on */
+    unsigned step;        /* of the open plan */
+};
+
+/* What nexus-vmm is given to read, and what is read for its guest. */
+struct vmm_files {
+    int kvm, kernel, initramfs; /* owned */
+    char *resolv_conf;          /* owned; the node's; NULL: the pod has settings of its own */
+    size_t resolv_conf_len;
 };
 
 struct sandbox {
@@ -94,6 +108,9 @@ struct sandbox {
     int (*net_after)(struct sandbox *s, struct error **err); /* what waits for that child's end */
     const struct plan_run *net_run; /* the plan of net_step; only compared */
     unsigned net_step;
+    struct step_job cgroup_job, scratch_job, files_job;
+    struct vmm_files
+        files; /* from the step files until nexus-vmm runs, resolv_conf until configure */
     enum sandbox_wait wait; /* what step wait_step of the open plan waits for */
     unsigned wait_step;
     struct vmm_call *call;         /* owned; with SANDBOX_WAIT_CALL */

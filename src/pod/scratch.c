@@ -13,9 +13,8 @@
 
 #include "base/failpoint.h"
 #include "base/file.h"
-#include "base/log.h"
+#include "base/limit.h"
 #include "base/str.h"
-#include "pod/node-internal.h"
 
 #define COPY_BYTES (256U << 10)
 
@@ -101,7 +100,7 @@ int scratch_make_template(int dirfd, const char *mkfs, uint64_t bytes, struct er
 
 static int copy_range(int from, int to, off_t start, off_t end)
 {
-    static uint8_t bytes[COPY_BYTES]; /* one thread */
+    static uint8_t bytes[COPY_BYTES]; /* one thread makes all of them */
 
     while (start < end) {
         size_t n = (size_t)(end - start) < sizeof(bytes) ? (size_t)(end - start) : sizeof(bytes);
@@ -150,39 +149,43 @@ static void scratch_name(const char *id, char *out, size_t size)
     (void)snprintf(out, size, "%s.img", id);
 }
 
-int scratch_create(struct node *n, const char *id, int *ret_fd, struct error **err)
+int scratch_create(int dirfd, const char *mkfs, uint64_t bytes, const char *id, int *ret_fd,
+                   struct error **err)
 {
     _cleanup_(closep) int template = -EBADF, fd = -EBADF;
     char name[LIMIT_ID_MAX + 8];
     int r;
 
-    r = scratch_make_template(n->scratch_dirfd, n->config.mkfs_path, n->config.scratch_bytes, err);
+    r = scratch_make_template(dirfd, mkfs, bytes, err);
     if (r < 0)
         return r;
-    template_name(n->config.scratch_bytes, name, sizeof(name));
-    template = openat(n->scratch_dirfd, name, O_RDONLY | O_CLOEXEC);
+    template_name(bytes, name, sizeof(name));
+    template = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
     if (template <0)
         return error_set(err, -errno, "cannot open the scratch template: %s", strerror(errno));
     scratch_name(id, name, sizeof(name));
-    (void)unlinkat(n->scratch_dirfd, name, 0);
-    fd = openat(n->scratch_dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    (void)unlinkat(dirfd, name, 0);
+    fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_set(err, -errno, "cannot make a scratch disk: %s", strerror(errno));
     r = FP("pod.scratch.copy");
     if (r >= 0)
-        r = scratch_copy_sparse(template, fd, n->config.scratch_bytes);
+        r = scratch_copy_sparse(template, fd, bytes);
     if (r < 0)
         return error_set(err, r, "cannot make a scratch disk: %s", strerror(-r));
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
 
-int scratch_remove(struct node *n, const char *id, struct error **err)
+int scratch_remove(int dirfd, const char *id, struct error **err)
 {
     char name[LIMIT_ID_MAX + 8];
+    int r = FP("pod.scratch.remove");
 
     scratch_name(id, name, sizeof(name));
-    if (unlinkat(n->scratch_dirfd, name, 0) < 0 && errno != ENOENT)
+    if (r < 0)
+        return error_set(err, r, "failpoint while removing scratch disk %s", name);
+    if (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
         return error_set(err, -errno, "cannot remove scratch disk %s: %s", name, strerror(errno));
     return 0;
 }

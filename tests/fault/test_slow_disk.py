@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: root
-"""A disk that takes seconds for a record: everything that is answered from memory is answered meanwhile, and
-what is told is on the disk, in its order."""
+"""A disk that takes seconds for a record, a log directory that hangs, a scratch disk that takes its time:
+everything that is answered from memory is answered meanwhile, and what is told is on the disk, in its order."""
 import pathlib
 import sys
 import unittest
@@ -81,6 +81,80 @@ class SlowDisk(unittest.TestCase):
             self.node.cri.RemovePodSandbox(pod_sandbox_id=p, timeout=200)
         self.assertEqual((self.records("sandboxes"), self.records("containers")), ([], []))
         self.node.restart()
+        self.assertEqual(self.node.pods(), {})
+        nodes.wait_for(lambda: self.node.census() == self.node.empty, why="nothing left")
+
+    def answers(self, *waiting):
+        """From memory, while those wait."""
+        for _ in range(1000):
+            self.node.cri.Version()
+        for _ in range(100):
+            self.node.cri.ListPodSandbox()
+            self.node.cri.ListContainers()
+        for w in waiting:
+            self.assertFalse(w.done())
+
+    def create(self, pod, name, **kw):
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name=name), image=pb.ImageSpec(image=nodes.IMAGE),
+                                    command=FOREVER, log_path=f"{name}.log")
+        config.linux.security_context.namespace_options.pid = pb.CONTAINER
+        return self.node.cri.CreateContainer(pod_sandbox_id=pod[0], config=config, sandbox_config=pod[1], **kw)
+
+    def test_a_log_directory_that_hangs_stops_nobody_else(self):
+        self.node.start("pod.log.open=1*delay(15000)")
+        cri = self.node.cri
+        pods = [cri.run_pod(n, log_directory=str(self.node.logs / n)) for n in ("one", "two")]
+        stuck = self.create(pods[0], "slow", future=True, timeout=200)
+        self.answers(stuck)
+        cri.run_pod("three", log_directory=str(self.node.logs / "three"))  # a scratch disk, a cgroup, a record
+        cri.remove_pod(pods[1][0])
+        self.assertFalse(stuck.done())
+        ctr = stuck.result().container_id
+        self.assertTrue((self.node.logs / "one/slow.log").exists())
+        cri.StartContainer(container_id=ctr)
+        self.node.restart("pod.log.open=1*delay(8000)")
+        cri = self.node.cri
+        cri.exec(ctr, "true")  # connected again
+        reopen = cri.ReopenContainerLog(container_id=ctr, future=True, timeout=200)
+        self.answers(reopen)
+        cri.exec(ctr, "true")
+        self.assertFalse(reopen.done())
+        reopen.result()
+
+    def test_a_log_directory_that_hangs_is_named_and_nothing_is_left(self):
+        self.node.start("pod.log.open=1*delay(33000)")
+        pod = self.node.cri.run_pod("one", log_directory=str(self.node.logs / "one"))
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.create(pod, "slow", timeout=200)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.assertIn(str(self.node.logs / "one/slow.log"), caught.exception.details())
+        self.assertEqual(self.records("containers"), [])
+        ctr = self.create(pod, "slow", timeout=200).container_id  # waits for the rest of the hang
+        self.node.cri.StartContainer(container_id=ctr)
+
+    def test_a_slow_scratch_disk_stops_nobody_else(self):
+        self.node.start("pod.scratch.copy=2*delay(10000);pod.scratch.remove=1*delay(10000)")
+        cri = self.node.cri
+        pod = cri.run_pod("one", log_directory=str(self.node.logs / "one"))
+        ctr = cri.run(pod, "c", nodes.IMAGE, FOREVER)
+        _, run = self.begin("two")
+        self.answers(run)
+        cri.exec(ctr, "true")
+        cri.StopContainer(container_id=ctr)
+        self.assertFalse(run.done())
+        run.result()
+        stop = cri.StopPodSandbox(pod_sandbox_id=pod[0], future=True, timeout=200)
+        self.answers(stop)
+        stop.result()
+        self.assertFalse((self.node.root / f"state/scratch/{pod[0]}.img").exists())
+
+    def test_killed_while_a_scratch_disk_is_made(self):
+        self.node.start("pod.scratch.copy=delay(60000)")
+        _, run = self.begin("one")
+        nodes.wait_for(lambda: list((self.node.root / "state/scratch").glob("[0-9a-f]*.img")), why="it is begun")
+        self.node.restart()  # by SIGKILL
+        with self.assertRaises(grpc.RpcError):
+            run.result()
         self.assertEqual(self.node.pods(), {})
         nodes.wait_for(lambda: self.node.census() == self.node.empty, why="nothing left")
 

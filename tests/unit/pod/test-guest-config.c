@@ -22,6 +22,7 @@ static struct world {
     struct container container;
     struct image image;
     struct arena *arena;
+    struct copied_file copied[4]; /* of the mounts, read by add_mount() where they can be */
 } w;
 
 static char **list(const char *text)
@@ -65,12 +66,14 @@ static int tear_down(void **state)
     strv_free(w.image.process.cmd);
     strv_free(w.image.process.env);
     arena_free(w.arena);
+    for (size_t i = 0; i < ARRAY_SIZE(w.copied); i++)
+        free(w.copied[i].bytes);
     return 0;
 }
 
 static Nexus__ContainerSpec *build(struct error **err)
 {
-    return guest_container_spec(w.arena, &w.container, err);
+    return guest_container_spec(w.arena, &w.container, w.copied, err);
 }
 
 static void arguments_follow_command_args_entrypoint_cmd(void **state)
@@ -170,6 +173,7 @@ static void add_mount(const char *host, const char *path, bool readonly)
     m->host_path = str_dup(host);
     m->container_path = str_dup(path);
     m->readonly = readonly;
+    (void)copied_file_read(m, &w.copied[w.container.spec.mounts.count - 1], NULL);
 }
 
 static void small_files_are_copied_and_the_rest_refused(void **state)
