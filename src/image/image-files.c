@@ -153,6 +153,21 @@ void image_files_collect(struct image_store *s, bool fresh_orphans)
     image_files_count(s);
 }
 
+void image_files_age(const struct image_store *s, const struct image_entry *e)
+{
+    static const struct timespec old[2] = {{.tv_sec = 0}, {.tv_sec = 0}};
+    char name[IMAGE_DIR_NAME];
+
+    for (size_t i = 0; i < e->n_layers; i++) {
+        const char *hex = e->layers[i].diff_id.hex;
+
+        (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_DATA_SUFFIX, hex);
+        (void)utimensat(s->layers_fd, name, old, AT_SYMLINK_NOFOLLOW);
+        (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_INDEX_SUFFIX, hex);
+        (void)utimensat(s->layers_fd, name, old, AT_SYMLINK_NOFOLLOW);
+    }
+}
+
 void image_files_drop(struct image_store *s, const struct image_entry *e)
 {
     for (size_t i = 0; i < e->n_layers; i++)

@@ -66,6 +66,9 @@ DEFINE_CLEANUP(struct image_entry *, image_entry_free);
 int image_files_check(const struct image_store *s, const struct image_entry *e, struct error **err);
 /* Temporaries of one pull, or with NULL of all. */
 void image_files_sweep(struct image_store *s, const char *tag);
+/* The entry's record is about to go. Should the process end before the layers' files went too, then the
+ * next start is to know that they are not a failed pull's: it takes them for a day old. */
+void image_files_age(const struct image_store *s, const struct image_entry *e);
 /* Files of the entry that no other entry names go: at once, or when the last pull has ended. */
 void image_files_drop(struct image_store *s, const struct image_entry *e);
 /* What waits for the end of pulls, and files that no record names: metadata at once, layers after a day

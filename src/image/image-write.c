@@ -122,6 +122,7 @@ int image_purge(struct image_store *s, struct image_entry *e, image_removed_fn d
     w->removed = done;
     w->userdata = userdata;
     w->was_removed = e->pub.removed;
+    image_files_age(s, e);
     r = store_delete(s->records, e->digest.hex, on_purged, w, &w->op, err);
     if (r < 0) {
         write_free(w);
