@@ -180,7 +180,7 @@ static void on_notice(struct volume_watched *w, const struct volume_notice *noti
 
     if (notice->what & VOLUME_WRITTEN)
         log_warning("volume %s (%s): file %s was written in place on the host", v->rec.name,
-                    v->rec.title, notice->path);
+                    v->rec.title, notice->path[0] ? notice->path : v->rec.rel);
     if (notice->what & VOLUME_BLIND)
         log_warning("volume %s (%s): not all of it can be watched: %s", v->rec.name, v->rec.title,
                     strerror(-notice->r));

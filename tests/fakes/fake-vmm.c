@@ -40,7 +40,8 @@ struct machine {
     struct loop_source *signals;
     int signal_fd;
     uint64_t next_gpa;
-    uint64_t partial; /* bytes of a region that comes in pieces */
+    uint64_t partial;          /* bytes of a region that comes in pieces */
+    struct fake_script script; /* its point "region" is ours, the others are the agent's */
     unsigned regions;
     uint64_t started_ns;
     bool until_hello;
@@ -58,8 +59,15 @@ static int add_region(void *ud, const char *key, const char *what, const int *fd
                       uint64_t *ret_bytes, struct error **err)
 {
     struct machine *m = ud;
+    const struct fake_rule *fail;
     uint64_t total = 0;
 
+    fake_script_pass(&m->script, "region");
+    fail = fake_script_due(&m->script, "fail", "region");
+    if (fail) {
+        m->partial = 0;
+        return error_set(err, -(int)fail->arg, "told to fail");
+    }
     for (size_t i = 0; i < n; i++) {
         struct stat st;
 
@@ -311,6 +319,7 @@ static int set_up(struct machine *m, const struct options *o)
         return r;
     supervisor_set_sandbox_id(m->sup, o->id);
     set_times(m->sup, &script);
+    m->script = script;
     if (o->until_hello)
         supervisor_on_hello(m->sup, on_hello, m);
     m->agent = fake_agent_new(m->loop, mem_transport_guest(m->transport), &script, on_guest_end, m);

@@ -286,6 +286,44 @@ class Update(Volumes):
         self.settled(pod, {"vol-2": {"v-1": 2}})
         self.assertEqual([u["key"] for u in self.told(pod, "update")], ["vol-2", "vol-2"])
 
+    def test_an_agent_that_dies_in_an_update_costs_its_pod_alone(self):
+        """Between the mount of the new generation and the rename, or wherever the answer finds nobody."""
+        beside = self.pod("beside")
+        a = self.volume("a")
+        self.create(beside, "c", (a, "/a"))
+        for n, how in enumerate(("die", "panic", "hang", "kill")):
+            with self.subTest(how):
+                self.node.guest_script(f"{how}@update#1; times=2")
+                pod = self.pod(how)
+                b = self.volume(f"b-{how}")
+                self.create(pod, "c", (b, "/b"))
+                self.swap(b, b"second")
+                self.until(lambda p=pod: self.node.pods()[p[0]].state == pb.SANDBOX_NOTREADY)
+                self.swap(a, b"%d" % n)
+                self.settled(beside, {f"vol-{n + 2}": {"v-1": n + 2}})
+                self.assertEqual(self.in_force(beside, f"vol-{n + 2}", "v-1")["pass"], b"%d" % n)
+                self.node.restart()  # the record of the update that nobody finished is in nobody's way
+                self.assertEqual(self.node.pods()[pod[0]].state, pb.SANDBOX_NOTREADY)
+                self.node.cri.remove_pod(pod[0])
+                self.swap(b, b"third")
+                self.lives()
+        self.node.cri.remove_pod(beside[0])
+        self.assertEqual(self.node.census(), self.node.empty)
+
+    def test_a_region_that_fails_half_way_keeps_the_old_generation(self):
+        """The second of several messages is refused: what came before it is forgotten, and the next try is whole."""
+        self.node.guest_script("fail@region#4=12")  # the image, the volume, and of the next generation the second
+        pod = self.pod()
+        a = self.volume("a")
+        self.create(pod, "c", (a, "/a"))
+        fds = self.node.fds()
+        many = {f"f{n:04}": (b"%d" % n, 0o644) for n in range(1000)}
+        a.write(many)
+        self.until(lambda: list(self.regions(pod).values()) == [{"v-1": 2}], pod)
+        self.assertRegex(self.node.log(), r"volume v-1 \(a\) stays at generation 1, .*told to fail")
+        self.assertEqual(self.in_force(pod, list(self.regions(pod))[0], "v-1"), {k: v[0] for k, v in many.items()})
+        self.until(lambda: self.node.fds() == fds, pod)
+
     def test_readers_of_an_old_generation_keep_its_region(self):
         self.node.guest_script("delay@release#1=2000")
         pod = self.pod()
@@ -311,6 +349,22 @@ class Update(Volumes):
                     self.in_force(pod, list(regions)[0], "v-1")["pass"] == b"written")
         self.until(newest, pod)
         self.assertRegex(self.node.log(), r"volume v-1 \(a\): file \S*pass was written in place")
+
+    def test_a_subpath_written_in_place_is_logged_and_not_updated(self):
+        pod = self.pod()
+        a = self.volume("a")
+        target = self.kubelet / "pods/uid-1/volume-subpaths/a/c/0"
+        target.parent.mkdir(parents=True)
+        os.link(os.path.join(a.data_dir(), "pass"), target)  # what a bind mount shows: the same file
+        self.create(pod, "c", (target, "/p"))
+        self.swap(a, b"second")
+        with open(target, "r+b") as f:
+            f.write(b"FIRST")
+        nodes.wait_for(lambda: re.search(r"volume v-1 \(a\): file pods/uid-1/volume-subpaths/a/c/0 was written in place",
+                                         self.node.log()),
+                       why=self.node.log()[-2000:])
+        self.assertEqual(self.regions(pod), {"vol-1": {"v-1": 1}})
+        self.assertEqual(len(self.told(pod, "update")), 0)
 
     def test_a_volume_that_goes_keeps_its_last_generation(self):
         pod = self.pod()
@@ -458,6 +512,17 @@ class Bad(Volumes):
         os.symlink("/etc/shadow", os.path.join(a.data_dir(), "leak"))
         self.create(pod, "c", (a, "/a"))
         self.assertEqual(self.in_force(pod, "vol-1", "v-1")["leak"], b"/etc/shadow")
+
+    def test_a_region_that_fails_half_way(self):
+        self.node.guest_script("fail@region#4=28")  # the image, and of four messages the third
+        pod = self.pod()
+        fds = self.node.fds()
+        a = self.volume("many", {f"f{n:04}": (b"%d" % n, 0o644) for n in range(1000)})
+        self.assertIn("told to fail", self.refused(pod, "c", (a, "/a"))[1])
+        self.settled(pod, {})
+        self.until(lambda: self.node.fds() == fds, pod)
+        self.create(pod, "c", (a, "/a"))
+        self.assertEqual(self.in_force(pod, list(self.regions(pod))[0], "v-2")["f0999"], b"999")
 
     def test_a_vm_that_refuses_a_region(self):
         self.node.guest_script("fail@create#1=28")

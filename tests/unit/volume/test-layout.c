@@ -2,7 +2,10 @@
 /* volume: scans become metadata and pieces that nobody can change. What the bytes mean is checked by
  * independent readers in tests/integration/volume. */
 #include <linux/memfd.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "base/fdpass.h"
 #include "lib/volume-fixture.h"
@@ -352,6 +355,87 @@ static void the_setting_is_parsed(void **state)
     assert_int_equal(volume_data_parse(""), -EINVAL);
 }
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_ASAN 1
+#endif
+#endif
+#if !defined(HAS_ASAN) && !defined(__SANITIZE_ADDRESS__)
+
+enum { WHOLE, OUT_OF_MEMORY, SOMETHING_ELSE };
+
+/* In a child, which may have so many bytes more of address space, or so many in a file. */
+static int layout_within(const struct fixture *f, __rlimit_resource_t resource, rlim_t bytes)
+{
+    struct rlimit limit = {bytes, bytes};
+    struct volume_part part = {.name = "many", .scan = scan(f, false)};
+    const unsigned before = open_fds();
+    struct volume_layout *l = NULL;
+    struct error *err = NULL;
+    int r;
+
+    (void)signal(SIGXFSZ, SIG_IGN);
+    if (setrlimit(resource, &limit) < 0)
+        return SOMETHING_ELSE;
+    r = volume_layout_new(&part, 1, VOLUME_DATA_MAP, &l, &err);
+    if (r == 0)
+        return WHOLE;
+    if ((r != -ENOMEM && r != -EFBIG) || l || !err || open_fds() != before)
+        return SOMETHING_ELSE;
+    return OUT_OF_MEMORY;
+}
+
+static rlim_t address_space(void)
+{
+    FILE *f = fopen("/proc/self/statm", "re");
+    unsigned long pages = 0;
+
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%lu", &pages), 1);
+    (void)fclose(f);
+    return (rlim_t)pages * 4096;
+}
+
+/* How it ended: 0 to 2 as above, or a signal's number + 128. */
+static int in_a_child(const struct fixture *f, __rlimit_resource_t resource, rlim_t bytes)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(layout_within(f, resource, bytes));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Wherever memory runs out while metadata is built: an error that says so, and nothing is left. */
+static void memory_that_runs_out_is_an_error(void **state)
+{
+    const struct fixture *f = *state;
+    unsigned ended[2] = {0, 0};
+    char name[240];
+
+    for (int i = 0; i < 3000; i++) {
+        (void)snprintf(name, sizeof(name), "%0200d", i);
+        put(f->fd, name, i % 10 ? "" : "x");
+    }
+    for (rlim_t more = 0; more < 4 << 20; more += 16 << 10) {
+        int how = in_a_child(f, RLIMIT_AS, address_space() + (1 << 20) + more);
+
+        assert_in_range(how, WHOLE, OUT_OF_MEMORY);
+        ended[how]++;
+    }
+    print_message("# %u whole, %u out of memory\n", ended[0], ended[1]);
+    assert_true(ended[WHOLE] > 0 && ended[OUT_OF_MEMORY] > 10);
+    for (rlim_t file = 0; file < 512 << 10; file += 64 << 10)
+        assert_int_equal(in_a_child(f, RLIMIT_FSIZE, file), OUT_OF_MEMORY);
+    assert_int_equal(in_a_child(f, RLIMIT_FSIZE, 64 << 20), WHOLE);
+}
+#define MEMORY_CASES CASE(memory_that_runs_out_is_an_error),
+#else
+#define MEMORY_CASES /* a sanitizer takes address space for itself */
+#endif
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, fixture_setup_fast, fixture_teardown)
 
 int main(void)
@@ -367,7 +451,7 @@ int main(void)
         CASE(bad_parts_are_refused),
         CASE(a_copy_of_what_changed_is_refused),
         CASE(too_many_bytes_in_all_are_refused),
-        cmocka_unit_test(the_setting_is_parsed),
+        MEMORY_CASES cmocka_unit_test(the_setting_is_parsed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
