@@ -98,6 +98,19 @@ static int build(struct creation *c, struct region *region, struct volume_hold *
     return 0;
 }
 
+static struct region_place rootfs_place(const Nexus__ContainerSpec *spec)
+{
+    return (struct region_place){spec->rootfs_gpa, spec->rootfs_device};
+}
+
+static void want_regions(void *userdata)
+{
+    struct creation *c = userdata;
+
+    region_want(c->agent, rootfs_place(c->spec));
+    volumes_want(c->agent, c->spec);
+}
+
 /* True: it was answered and c is gone. */
 static bool try_regions(void *userdata)
 {
@@ -105,7 +118,7 @@ static bool try_regions(void *userdata)
     _cleanup_(error_freep) struct error *err = NULL;
     struct volume_hold *volumes = NULL;
     struct region *region = NULL;
-    int r = region_get(c->agent, c->spec->rootfs_gpa, &region, &err);
+    int r = region_get(c->agent, rootfs_place(c->spec), &region, &err);
 
     if (r == 0) {
         r = volumes_get(c->agent, c->spec, &volumes, &err);
@@ -181,8 +194,11 @@ void container_create(struct agent *a, Nexus__ContainerSpec *spec, uint64_t id)
     c->agent = a;
     c->spec = spec;
     c->request = id;
-    c->wait = (struct region_wait){
-        .agent = a, .attempt = try_regions, .timed_out = on_timed_out, .userdata = c};
+    c->wait = (struct region_wait){.agent = a,
+                                   .attempt = try_regions,
+                                   .want = want_regions,
+                                   .timed_out = on_timed_out,
+                                   .userdata = c};
     list_append(&a->creating, &c->link);
     a->n_creating++;
     r = region_wait_begin(&c->wait);

@@ -187,7 +187,8 @@ static void dispatch(struct control *c, Nexus__AgentMessage *m)
         container_remove(a, m->remove_container->container_id, m->id);
         return;
     case NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION:
-        region_release(a, m->release_region->gpa, m->id);
+        region_release(a, (struct region_place){m->release_region->gpa, m->release_region->device},
+                       m->id);
         return;
     case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
         volume_update(a, m->update_volume, m->id);

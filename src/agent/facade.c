@@ -167,14 +167,14 @@ static int layer_get(struct agent *a, const struct region *region, struct genera
     list_foreach (l, &a->layers, link) {
         _cleanup_(freep) char *path = generation_path(a, l, g);
 
-        if (l->gpa != region->gpa || access(path, F_OK) < 0)
+        if (l->gpa != region->place.gpa || access(path, F_OK) < 0)
             continue;
         l->users++;
         g->layer = l;
         return 0;
     }
     l = xcalloc(1, sizeof(*l));
-    l->gpa = region->gpa;
+    l->gpa = region->place.gpa;
     l->number = ++a->last_number;
     l->users = 1;
     list_append(&a->layers, &l->link);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/region-wait.h"
 
-#include "agent/region.h"
 #include "event/loop.h"
 
 #define WAIT_MS 15000
@@ -19,7 +18,7 @@ static void on_patience_over(struct loop_source *s, void *userdata)
 {
     struct region_wait *w = userdata;
 
-    region_rescan(w->agent);
+    w->want(w->userdata);
     if (w->attempt(w->userdata))
         return;
     if (++w->rescans < WAIT_MS / RESCAN_MS)
@@ -38,7 +37,7 @@ int region_wait_begin(struct region_wait *w)
     w->waiter.userdata = w;
     if (w->attempt(w->userdata))
         return 0;
-    region_rescan(w->agent);
+    w->want(w->userdata);
     if (w->attempt(w->userdata))
         return 0;
     uevent_wait(w->agent, &w->waiter);

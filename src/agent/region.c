@@ -31,25 +31,54 @@ static struct region *find(struct agent *a, uint64_t gpa)
     struct region *r;
 
     list_foreach (r, &a->regions, link)
-        if (r->gpa == gpa)
+        if (r->place.gpa == gpa)
             return r;
     return NULL;
 }
 
-/* Name ("pmem0") of the block device whose memory begins at gpa. 0 or -EAGAIN. */
-static int find_device(uint64_t gpa, char name[32])
+/* _UID of "LNRO0005:07"; 0, which no region has: unknown. */
+static uint32_t device_uid(const char *device)
+{
+    char path[128], text[ATTR_MAX + 1];
+
+    (void)snprintf(path, sizeof(path), SYS_PLATFORM "/%.32s/firmware_node/uid", device);
+    return attr_read(path, text, sizeof(text)) < 0 ? 0 : (uint32_t)strtoul(text, NULL, 10);
+}
+
+/* "LNRO0005:07" of a block device, by its place in the device tree. */
+static int platform_device(const char *block, char ret[64])
+{
+    char path[64], real[PATH_MAX];
+    char *id;
+
+    (void)snprintf(path, sizeof(path), SYS_BLOCK "/%.16s", block);
+    if (!realpath(path, real))
+        return -errno;
+    id = strstr(real, "/" VIRTIO_MMIO_ID);
+    if (!id || strcspn(id + 1, "/") >= 64)
+        return -ENODEV;
+    (void)snprintf(ret, 64, "%.*s", (int)strcspn(id + 1, "/"), id + 1);
+    return 0;
+}
+
+static bool leads_to(const char *block, struct region_place place)
+{
+    char path[128], text[ATTR_MAX + 1], device[64];
+
+    (void)snprintf(path, sizeof(path), SYS_BLOCK "/%.16s/device/resource", block);
+    return attr_read(path, text, sizeof(text)) >= 0 && strtoull(text, NULL, 16) == place.gpa &&
+           platform_device(block, device) == 0 && device_uid(device) == place.device;
+}
+
+/* Name ("pmem0") of the block device there. 0 or -EAGAIN. */
+static int find_device(struct region_place place, char name[32])
 {
     DIR *d = opendir(SYS_BLOCK);
     struct dirent *e;
     int r = -EAGAIN;
 
     while (d && r < 0 && (e = readdir(d))) {
-        char path[128], text[ATTR_MAX + 1];
-
-        if (!str_starts(e->d_name, "pmem") || strlen(e->d_name) > 16)
-            continue;
-        (void)snprintf(path, sizeof(path), SYS_BLOCK "/%.16s/device/resource", e->d_name);
-        if (attr_read(path, text, sizeof(text)) < 0 || strtoull(text, NULL, 16) != gpa)
+        if (!str_starts(e->d_name, "pmem") || strlen(e->d_name) > 16 || !leads_to(e->d_name, place))
             continue;
         (void)snprintf(name, 32, "%.16s", e->d_name);
         r = 0;
@@ -65,9 +94,9 @@ static void check_dax(const struct region *r)
     int dax = dax_probe(r->path);
 
     if (dax == 0)
-        log_warning("region %#" PRIx64 ": mounted without DAX", r->gpa);
+        log_warning("region %#" PRIx64 ": mounted without DAX", r->place.gpa);
     else
-        log_debug("region %#" PRIx64 ": DAX %s", r->gpa, dax > 0 ? "on" : "not probed");
+        log_debug("region %#" PRIx64 ": DAX %s", r->place.gpa, dax > 0 ? "on" : "not probed");
 }
 
 static int mount_region(struct agent *a, struct region *r, struct error **err)
@@ -77,41 +106,41 @@ static int mount_region(struct agent *a, struct region *r, struct error **err)
 
     if (!a->set.guest) {
         free(r->path);
-        r->path = str_printf("%s/region-%" PRIx64, a->set.socket_dir, r->gpa);
+        r->path = str_printf("%s/region-%" PRIx64, a->set.socket_dir, r->place.gpa);
         return access(r->path, F_OK) < 0 ? -EAGAIN : 0;
     }
-    if (find_device(r->gpa, name) < 0)
+    if (find_device(r->place, name) < 0)
         return -EAGAIN;
     (void)snprintf(device, sizeof(device), "/dev/%s", name);
     if (access(device, F_OK) < 0)
         return -EAGAIN;
     e = dir_make(r->path, 0755);
     if (e < 0)
-        return error_set(err, e, "mount point of region %#" PRIx64, r->gpa);
+        return error_set(err, e, "mount point of region %#" PRIx64, r->place.gpa);
     if (mount(device, r->path, "erofs", MS_RDONLY | MS_NODEV | MS_NOATIME, "dax=always") < 0) {
         /* devtmpfs has the node some microseconds before the disk can be opened (block/genhd.c,
          * device_add_disk); the "add" event comes after */
         if (errno == ENXIO)
             return -EAGAIN;
-        return error_set(err, -errno, "mount region %#" PRIx64 " (%s): %s", r->gpa, device,
+        return error_set(err, -errno, "mount region %#" PRIx64 " (%s): %s", r->place.gpa, device,
                          strerror(errno));
     }
-    log_info("region %#" PRIx64 ": %s mounted", r->gpa, device);
+    log_info("region %#" PRIx64 ": %s mounted", r->place.gpa, device);
     check_dax(r);
     return 0;
 }
 
-int region_get(struct agent *a, uint64_t gpa, struct region **ret, struct error **err)
+int region_get(struct agent *a, struct region_place place, struct region **ret, struct error **err)
 {
-    struct region *r = find(a, gpa);
+    struct region *r = find(a, place.gpa);
     int e;
 
     if (!r) {
         char rest[48];
 
-        (void)snprintf(rest, sizeof(rest), "regions/%" PRIx64, gpa);
+        (void)snprintf(rest, sizeof(rest), "regions/%" PRIx64, place.gpa);
         r = xcalloc(1, sizeof(*r));
-        r->gpa = gpa;
+        r->place = place;
         r->path = agent_path(a, rest);
         e = mount_region(a, r, err);
         if (e < 0) {
@@ -130,22 +159,6 @@ void region_put(struct region *r)
 {
     if (r && r->users)
         r->users--;
-}
-
-/* "LNRO0005:07" of a block device, by its place in the device tree. */
-static int platform_device(const char *block, char ret[64])
-{
-    char path[64], real[PATH_MAX];
-    char *id;
-
-    (void)snprintf(path, sizeof(path), SYS_BLOCK "/%.16s", block);
-    if (!realpath(path, real))
-        return -errno;
-    id = strstr(real, "/" VIRTIO_MMIO_ID);
-    if (!id || strcspn(id + 1, "/") >= 64)
-        return -ENODEV;
-    (void)snprintf(ret, 64, "%.*s", (int)strcspn(id + 1, "/"), id + 1);
-    return 0;
 }
 
 static int unbind(uint64_t gpa, const char *block, struct error **err)
@@ -169,7 +182,8 @@ static int unbind(uint64_t gpa, const char *block, struct error **err)
 struct release {
     struct list link;
     struct agent *agent;
-    uint64_t gpa, request;
+    struct region_place place;
+    uint64_t request;
     unsigned tries;            /* to find the device, or to find it let go */
     struct watch *watch;       /* owned; NULL: it has no reader */
     struct loop_source *timer; /* owned */
@@ -217,7 +231,7 @@ static void release_step(struct release *x)
         release_end(x, 0, NULL);
         return;
     }
-    found = find_device(x->gpa, block) == 0;
+    found = find_device(x->place, block) == 0;
     x->tries++;
     if (found && device_is_held(block)) {
         uint64_t ms = (uint64_t)RELEASE_RETRY_MS * x->tries;
@@ -230,7 +244,7 @@ static void release_step(struct release *x)
         return;
     }
     if (found)
-        r = unbind(x->gpa, block, &err);
+        r = unbind(x->place.gpa, block, &err);
     release_end(x, r, err);
 }
 
@@ -262,30 +276,30 @@ static int unmount_region(struct release *x, struct region *r, struct error **er
     if (a->set.guest)
         e = watch_new_end(a, r->path, on_last_reader_gone, x, &x->watch);
     if (e < 0)
-        return error_set(err, e, "watch region %#" PRIx64, r->gpa);
+        return error_set(err, e, "watch region %#" PRIx64, r->place.gpa);
     if (a->set.guest && umount2(r->path, MNT_DETACH) < 0)
-        return error_set(err, -errno, "unmount region %#" PRIx64, r->gpa);
+        return error_set(err, -errno, "unmount region %#" PRIx64, r->place.gpa);
     if (a->set.guest)
         (void)rmdir(r->path);
     region_free(r);
     return 0;
 }
 
-void region_release(struct agent *a, uint64_t gpa, uint64_t request)
+void region_release(struct agent *a, struct region_place place, uint64_t request)
 {
     _cleanup_(error_freep) struct error *err = NULL;
-    struct region *region = find(a, gpa);
+    struct region *region = find(a, place.gpa);
     struct release *x = xcalloc(1, sizeof(*x));
     int r;
 
     x->agent = a;
-    x->gpa = gpa;
+    x->place = place;
     x->request = request;
     list_append(&a->releases, &x->link);
     r = loop_add_timer(a->loop, on_release_timer, x, &x->timer);
     if (r == 0 && region && region->users)
-        r = error_set(&err, -EBUSY, "region %#" PRIx64 " is used by %u containers and volumes", gpa,
-                      region->users);
+        r = error_set(&err, -EBUSY, "region %#" PRIx64 " is used by %u containers and volumes",
+                      place.gpa, region->users);
     if (r == 0 && region)
         r = unmount_region(x, region, &err);
     if (r < 0)
@@ -302,9 +316,9 @@ void regions_free(struct agent *a)
         region_free(list_first(&a->regions, struct region, link));
 }
 
-void region_rescan(struct agent *a)
+void region_want(struct agent *a, struct region_place place)
 {
-    DIR *d = a->set.guest ? opendir(SYS_PLATFORM) : NULL;
+    DIR *d = a->set.guest && !find(a, place.gpa) ? opendir(SYS_PLATFORM) : NULL;
     struct dirent *e;
 
     while (d && (e = readdir(d))) {
@@ -313,12 +327,13 @@ void region_rescan(struct agent *a)
         if (!str_starts(e->d_name, VIRTIO_MMIO_ID) || strlen(e->d_name) > 32)
             continue;
         (void)snprintf(path, sizeof(path), SYS_PLATFORM "/%.32s/driver", e->d_name);
-        if (access(path, F_OK) == 0)
+        if (access(path, F_OK) == 0 || device_uid(e->d_name) != place.device)
             continue;
         int r = attr_write(DRIVER_DIR "/bind", e->d_name);
 
         if (r < 0 && r != -ENODEV) /* which an empty slot answers */
             log_warning_errno(r, "bind %s", e->d_name);
+        break;
     }
     if (d)
         (void)closedir(d);

@@ -1,27 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Regions: the EROFS of a hot-added pmem device, found by its guest-physical address, mounted read-only
+/* Regions: the EROFS of a hot-added pmem device, mounted read-only
  * with DAX once and shared by all containers and volumes that use it. */
 #pragma once
 
 #include "agent/agent-internal.h"
 
+/* Where a region is: the start of its memory, and the _UID of the virtio-mmio device that leads there.
+ * Either alone would find what was there before, on its way out. */
+struct region_place {
+    uint64_t gpa;
+    uint32_t device;
+};
+
 struct region {
     struct list link;
-    uint64_t gpa;
+    struct region_place place;
     unsigned users; /* root file systems and volumes */
     char *path;     /* owned: where it is mounted */
 };
 
-/* The mounted region at gpa with one more user. -EAGAIN: its device is not there (yet); err is not
+/* The mounted region there with one more user. -EAGAIN: its device is not there (yet); err is not
  * set then. */
-int region_get(struct agent *a, uint64_t gpa, struct region **ret, struct error **err);
+int region_get(struct agent *a, struct region_place place, struct region **ret, struct error **err);
 void region_put(struct region *r); /* NULL is allowed; stays mounted */
 /* Unmounts, waits for the last reader however long that takes, and takes the device from its driver, so
  * that the host may take it away; then answers request id. A region that is not there is no error; one
  * that containers or volumes use is -EBUSY. */
-void region_release(struct agent *a, uint64_t gpa, uint64_t request);
+void region_release(struct agent *a, struct region_place place, uint64_t request);
 /* At the end: frees the records; what is mounted stays. */
 void regions_free(struct agent *a);
-/* Offers empty virtio-mmio slots to the driver again: one that was released and filled anew is not
- * announced by the hardware. */
-void region_rescan(struct agent *a);
+/* Offers its device to the driver, if it has none: a slot that was released and filled anew is not announced
+ * by the hardware. No other device is touched: one that was let go is the host's, until it is filled anew. */
+void region_want(struct agent *a, struct region_place place);

@@ -142,6 +142,18 @@ static int check_part(const struct region *region, const Nexus__VolumeMount *m, 
                      : 0;
 }
 
+static struct region_place place_of(const Nexus__VolumeMount *m)
+{
+    return (struct region_place){m->gpa, m->device};
+}
+
+void volumes_want(struct agent *a, const Nexus__ContainerSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_volumes; i++)
+        if (!is_live(spec->volumes[i]) || !find(a, spec->volumes[i]->volume))
+            region_want(a, place_of(spec->volumes[i]));
+}
+
 /* The regions first: nothing is made before all of them are there. */
 static int get_regions(struct agent *a, const Nexus__ContainerSpec *spec, struct volume_hold *holds,
                        struct error **err)
@@ -153,7 +165,7 @@ static int get_regions(struct agent *a, const Nexus__ContainerSpec *spec, struct
 
         if (is_live(m) && find(a, m->volume))
             continue; /* it has its own */
-        r = region_get(a, m->gpa, &holds[i].region, err);
+        r = region_get(a, place_of(m), &holds[i].region, err);
         if (r == 0)
             r = check_part(holds[i].region, m, err);
     }
@@ -243,7 +255,8 @@ struct update {
     struct list link;
     struct agent *agent;
     char *volume, *part; /* owned */
-    uint64_t gpa, request;
+    struct region_place place;
+    uint64_t request;
     struct region_wait wait;
 };
 
@@ -279,6 +292,13 @@ static int move(struct agent *a, struct volume *v, struct region *region, const 
     return 0;
 }
 
+static void want_region(void *userdata)
+{
+    struct update *u = userdata;
+
+    region_want(u->agent, u->place);
+}
+
 /* True: it was answered and u is gone. */
 static bool try_update(void *userdata)
 {
@@ -291,10 +311,10 @@ static bool try_update(void *userdata)
 
     if (!v)
         r = error_set(&err, -ENOENT, "no container has the volume %s", u->volume);
-    else if (v->region->gpa != u->gpa || strcmp(v->part, u->part) != 0) {
+    else if (v->region->place.gpa != u->place.gpa || strcmp(v->part, u->part) != 0) {
         if (a->n_entering)
             return false;
-        r = region_get(a, u->gpa, &region, &err);
+        r = region_get(a, u->place, &region, &err);
         if (r == -EAGAIN && !err)
             return false;
         if (r == 0)
@@ -352,10 +372,13 @@ void volume_update(struct agent *a, const Nexus__UpdateVolume *m, uint64_t id)
     u->agent = a;
     u->volume = str_dup(m->volume);
     u->part = str_dup(m->part);
-    u->gpa = m->gpa;
+    u->place = (struct region_place){m->gpa, m->device};
     u->request = id;
-    u->wait = (struct region_wait){
-        .agent = a, .attempt = try_update, .timed_out = on_timed_out, .userdata = u};
+    u->wait = (struct region_wait){.agent = a,
+                                   .attempt = try_update,
+                                   .want = want_region,
+                                   .timed_out = on_timed_out,
+                                   .userdata = u};
     list_append(&a->updates, &u->link);
     r = region_wait_begin(&u->wait);
     if (r < 0)

@@ -28,6 +28,8 @@ struct volume_hold {
 };
 
 int volumes_check(const Nexus__ContainerSpec *spec, struct error **err);
+/* Offers the devices of their regions to the driver (region_want). */
+void volumes_want(struct agent *a, const Nexus__ContainerSpec *spec);
 /* Everything spec mounts, in its order; the facades are there then. -EAGAIN without err: a device is not
  * there (yet). *ret: n_volumes of them, the caller's until volumes_put; NULL if there are none. */
 int volumes_get(struct agent *a, const Nexus__ContainerSpec *spec, struct volume_hold **ret,

@@ -100,8 +100,10 @@ static void table_finish(uint8_t *table, const char *signature, uint8_t revision
 
 static const char *const state_fields[ACPI_STATE_WORDS] = {"PRS0", "PRS1"};
 
-static void put_virtio(struct aml *a, const struct acpi_device *d, unsigned number)
+/* Its _UID is its window's number, by which the monitor tells the guest's agent of it. */
+static void put_virtio(struct aml *a, const struct acpi_device *d)
 {
+    unsigned number = (unsigned)((d->window - LAYOUT_MMIO) / LAYOUT_MMIO_BYTES);
     char name[8];
     size_t dev, crs;
 
@@ -135,7 +137,7 @@ static void put_container(struct aml *a, const struct acpi_config *cfg, uint64_t
     aml_name_string(a, "_UID", "HP");
     for (size_t i = 0; i < cfg->n; i++)
         if (cfg->devices[i].present_bit >= 0)
-            put_virtio(a, &cfg->devices[i], (unsigned)i);
+            put_virtio(a, &cfg->devices[i]);
     aml_end(a, dev);
 }
 
@@ -191,7 +193,7 @@ static int put_dsdt(struct writer *w, const struct acpi_config *cfg, uint64_t st
     sb = aml_begin_scope(&a, "_SB");
     for (size_t i = 0; i < cfg->n; i++)
         if (cfg->devices[i].present_bit < 0)
-            put_virtio(&a, &cfg->devices[i], (unsigned)i);
+            put_virtio(&a, &cfg->devices[i]);
     put_container(&a, cfg, state_gpa);
     put_event_device(&a, cfg->ged_gsi);
     if (cfg->serial)

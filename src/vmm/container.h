@@ -35,6 +35,8 @@ struct region {
     struct list link;
     char *key, *what;
     uint64_t gpa, bytes;
+    uint32_t device;               /* _UID of the one that leads there */
+    unsigned released;             /* how often the agent has said that it let go */
     uint32_t containers;           /* whose root file system it is */
     uint32_t volumes;              /* made of it */
     bool releasing;                /* the agent was asked to let go … */

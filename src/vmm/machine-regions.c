@@ -427,6 +427,13 @@ bool machine_repair(void *machine)
     return mended;
 }
 
+uint32_t machine_region_device(struct machine *m, uint64_t gpa)
+{
+    struct hot_slot *s = slot_at(m, gpa);
+
+    return s ? LAYOUT_MMIO_HOT + slot_index(m, s) : 0;
+}
+
 bool machine_region_is_driven(struct machine *m, uint64_t gpa)
 {
     struct hot_slot *s = slot_at(m, gpa);

@@ -74,6 +74,8 @@ int machine_add_region(struct machine *m, const char *key, const char *what, con
 void machine_forget_region(struct machine *m, const char *key);
 /* True while a driver of the guest has its device. */
 bool machine_region_is_driven(struct machine *m, uint64_t gpa);
+/* The _UID, in the firmware tables, of the device of the region at gpa; 0: there is none. */
+uint32_t machine_region_device(struct machine *m, uint64_t gpa);
 /* Guest writes into the region that were dropped, pages of its files that are zeros now. */
 void machine_count_region(struct machine *m, uint64_t gpa, uint64_t *ret_denied,
                           uint64_t *ret_repaired);

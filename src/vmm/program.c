@@ -142,6 +142,13 @@ static void host_forget_region(void *ud, const char *key)
     machine_forget_region(p->machine, key);
 }
 
+static uint32_t host_region_device(void *ud, uint64_t gpa)
+{
+    struct program *p = ud;
+
+    return machine_region_device(p->machine, gpa);
+}
+
 static bool host_region_is_driven(void *ud, uint64_t gpa)
 {
     struct program *p = ud;
@@ -187,6 +194,7 @@ static void host_counters(void *ud, supervisor_counter_fn add, void *ctx)
 static const struct supervisor_host_ops host_ops = {
     .add_region = host_add_region,
     .forget_region = host_forget_region,
+    .region_device = host_region_device,
     .region_is_driven = host_region_is_driven,
     .count_region = host_count_region,
     .remove_region = host_remove_region,

@@ -8,6 +8,7 @@
 #include "vmm/supervisor-internal.h"
 
 #define KEY_MAX 256
+#define RELEASES_MAX 16
 
 /* ---- regions that come in several messages */
 
@@ -145,6 +146,7 @@ int supervisor_add_region(struct supervisor *sup, struct control_caller who,
     region->key = str_dup(add->key);
     region->what = str_dup(add->what);
     region->gpa = gpa;
+    region->device = sup->ops->region_device ? sup->ops->region_device(sup->ud, gpa) : 0;
     region->bytes = bytes;
     list_append(&sup->regions, &region->link);
     sup->n_regions++;
@@ -167,11 +169,12 @@ static int drop_region(struct supervisor *sup, struct region *region, struct err
 static int ask_release(struct supervisor *sup, struct region *region, struct control_caller who,
                        struct error **err);
 
-/* A rescan of the guest for another region may have bound the device again since it was let go. */
-static bool is_bound_again(struct supervisor *sup, const struct region *region)
+/* The window of a driver that still works is not emptied under it: the guest's kernel would wait for answers
+ * of a device that is not there. Asked again some times; a guest that goes on binding it has chosen that. */
+static bool is_still_driven(struct supervisor *sup, struct region *region)
 {
-    return sup->phase != NEXUS__VMM_STATE__PHASE__ENDED && sup->ops->region_is_driven &&
-           sup->ops->region_is_driven(sup->ud, region->gpa);
+    return region->released++ < RELEASES_MAX && sup->phase != NEXUS__VMM_STATE__PHASE__ENDED &&
+           sup->ops->region_is_driven && sup->ops->region_is_driven(sup->ud, region->gpa);
 }
 
 static void on_released(void *ud, int r, const struct error *err)
@@ -189,7 +192,7 @@ static void on_released(void *ud, int r, const struct error *err)
         !agent_link_is_ready(p->sup->agent))
         return; /* the connection is lost: the end of the VM follows, and answers */
     region->releasing = false;
-    if (r == 0 && is_bound_again(p->sup, region) && ask_release(p->sup, region, who, NULL) == 0)
+    if (r == 0 && is_still_driven(p->sup, region) && ask_release(p->sup, region, who, NULL) == 0)
         return;
     /* a guest that is gone holds nothing */
     if (r == 0 || p->sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
@@ -239,6 +242,7 @@ static int ask_release(struct supervisor *sup, struct region *region, struct con
 
     p->key = str_dup(region->key);
     release.gpa = region->gpa;
+    release.device = region->device;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION;
     m.release_region = &release;
     r = supervisor_ask(sup, &m, AGENT_NO_TIMEOUT, on_released, p, err);
@@ -286,8 +290,8 @@ static struct volume *volume_find(struct supervisor *sup, const char *name)
 }
 
 /* The region of a volume, which is told to the agent by its place: its key says nothing there. */
-static int region_of(struct supervisor *sup, const char *volume, char *key, uint64_t *gpa,
-                     struct region **ret, struct error **err)
+static int region_of(struct supervisor *sup, const char *volume, char *key, struct region **ret,
+                     struct error **err)
 {
     *ret = supervisor_region(sup, key);
     if (!container_id_is_valid(volume))
@@ -295,7 +299,6 @@ static int region_of(struct supervisor *sup, const char *volume, char *key, uint
     if (!*ret || (*ret)->releasing)
         return error_set_class(err, ERROR_PRECONDITION, -ENOENT,
                                "volume %s: region %.256s was not added", volume, key);
-    *gpa = (*ret)->gpa;
     if (key[0])
         key[0] = '\0';
     return 0;
@@ -322,10 +325,12 @@ int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__
         Nexus__VolumeMount *m = spec->volumes[i];
         struct region *region;
         struct volume *v = NULL;
-        int r = region_of(sup, m->volume, m->region, &m->gpa, &region, err);
+        int r = region_of(sup, m->volume, m->region, &region, err);
 
         if (r < 0)
             return error_prefix(err, r, "container %s", c->id);
+        m->gpa = region->gpa;
+        m->device = region->device;
         if (m->live && !m->sub_path[0]) {
             v = volume_find(sup, m->volume);
             if (!v)
@@ -359,9 +364,11 @@ int supervisor_update_volume(struct supervisor *sup, struct control_caller who,
         return r;
     if (!v)
         return error_set(err, -ENOENT, "no container has the volume %.64s", update->volume);
-    r = region_of(sup, update->volume, update->region, &update->gpa, &region, err);
+    r = region_of(sup, update->volume, update->region, &region, err);
     if (r < 0)
         return r;
+    update->gpa = region->gpa;
+    update->device = region->device;
     p = pending_new(sup, who);
     p->serial = v->serial;
     p->key = str_dup(v->name);

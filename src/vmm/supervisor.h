@@ -34,6 +34,8 @@ struct supervisor_host_ops {
                       uint64_t *ret_bytes, struct error **err);
     /* What add_region collected for key is not wanted any more. */
     void (*forget_region)(void *ud, const char *key);
+    /* _UID, in the firmware tables, of its device. NULL: they have none, and no guest that looks for it. */
+    uint32_t (*region_device)(void *ud, uint64_t gpa);
     /* A driver of the guest has its device. NULL: never. */
     bool (*region_is_driven)(void *ud, uint64_t gpa);
     /* Guest writes that the hypervisor dropped, pages that files lost. NULL: none. */

@@ -34,7 +34,8 @@ struct pod {
     bool last_region_in_order;
     uint64_t next_gpa;
     bool in_pieces;
-    unsigned forgotten; /* regions in pieces */
+    unsigned forgotten;            /* regions in pieces */
+    unsigned driven, driven_asked; /* how often a removed region still is in the guest's use */
 };
 
 static inline int pod_add_region_op(void *ud, const char *key, const char *what, const int *fds,
@@ -79,6 +80,14 @@ static inline int pod_remove_region_op(void *ud, uint64_t gpa)
     return 0;
 }
 
+static inline bool pod_region_is_driven(void *ud, uint64_t gpa)
+{
+    struct pod *pod = ud;
+
+    pod->driven_asked++;
+    return pod->driven && pod->driven--;
+}
+
 static inline void pod_stop_vm(void *ud)
 {
     struct pod *pod = ud;
@@ -96,6 +105,7 @@ static inline void pod_exit_process(void *ud, int code)
 static const struct supervisor_host_ops pod_host_ops = {
     .add_region = pod_add_region_op,
     .forget_region = pod_forget_region_op,
+    .region_is_driven = pod_region_is_driven,
     .remove_region = pod_remove_region_op,
     .stop_vm = pod_stop_vm,
     .exit_process = pod_exit_process,

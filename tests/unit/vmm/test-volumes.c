@@ -213,6 +213,27 @@ static void release_waits_for_the_last_reader(void **state)
     pod_free(pod);
 }
 
+/* The window is not emptied while a driver has the device; but a guest cannot keep it that way. */
+static void a_driven_device_is_asked_for_again(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+
+    pod_ready(pod, &c);
+    assert_string_equal(pod_add_region(&c, "g1", 1), "");
+    pod->driven = 3;
+    assert_string_equal(pod_remove_region(&c, "g1"), "");
+    assert_int_equal(pod->driven_asked, 4);
+    assert_int_equal(pod->regions, 1); /* the image */
+    assert_string_equal(pod_add_region(&c, "g1", 1), "");
+    pod->driven = 1000;
+    assert_string_equal(pod_remove_region(&c, "g1"), "");
+    assert_int_equal(pod->driven_asked, 4 + 16);
+    assert_int_equal(pod->regions, 1); /* the image */
+    control_client_close(&c);
+    pod_free(pod);
+}
+
 static void release_is_answered_when_the_vm_ends(void **state)
 {
     struct pod *pod = pod_new("panic@release");
@@ -234,6 +255,7 @@ int main(void)
         cmocka_unit_test(volumes_hold_their_regions),
         cmocka_unit_test(refused_update_changes_nothing),
         cmocka_unit_test(release_waits_for_the_last_reader),
+        cmocka_unit_test(a_driven_device_is_asked_for_again),
         cmocka_unit_test(release_is_answered_when_the_vm_ends),
     };
 
