@@ -56,8 +56,11 @@ int virtio_mmio_attach(struct virtio_mmio *w, struct virtio_device *dev);
 /* Resets and frees the device; the window reads as empty afterwards. Harmless on an empty one. */
 void virtio_mmio_detach(struct virtio_mmio *w);
 bool virtio_mmio_is_empty(struct virtio_mmio *w);
+/* A driver of the guest has begun with its device. */
+bool virtio_mmio_is_driven(struct virtio_mmio *w);
+/* A driver was running (DRIVER_OK) at some time since the window was made, with whatever device. */
+bool virtio_mmio_was_driven(struct virtio_mmio *w);
 /* True if the guest's driver is bound and running (DRIVER_OK). */
-bool virtio_mmio_is_driven(struct virtio_mmio *w); /* a driver of the guest has begun with it */
 bool virtio_mmio_is_active(struct virtio_mmio *w);
 
 /* Queues of the attached device; 0 if empty. */

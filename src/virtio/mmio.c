@@ -58,6 +58,7 @@ struct virtio_mmio {
     struct virtio_device *dev; /* owned; changed by the loop's thread only */
     enum request request;
     bool stopping;
+    bool was_driven;
     uint32_t status;
     uint32_t device_features_sel;
     uint32_t driver_features_sel;
@@ -359,8 +360,10 @@ static bool write_status(struct virtio_mmio *w, uint32_t v)
     if (added == VIRTIO_CONFIG_S_FEATURES_OK && !features_acceptable(w))
         return false; /* the bit stays clear, and the driver reads that back */
     w->status |= added;
-    if (added == VIRTIO_CONFIG_S_DRIVER_OK)
+    if (added == VIRTIO_CONFIG_S_DRIVER_OK) {
+        w->was_driven = true;
         hand_over(w, REQUEST_ACTIVATE);
+    }
     return true;
 }
 
@@ -682,6 +685,16 @@ bool virtio_mmio_is_driven(struct virtio_mmio *w)
     status = w->status;
     (void)pthread_mutex_unlock(&w->lock);
     return w->dev && status != 0;
+}
+
+bool virtio_mmio_was_driven(struct virtio_mmio *w)
+{
+    bool was;
+
+    (void)pthread_mutex_lock(&w->lock);
+    was = w->was_driven;
+    (void)pthread_mutex_unlock(&w->lock);
+    return was;
 }
 
 unsigned virtio_mmio_queue_count(const struct virtio_mmio *w)

@@ -32,15 +32,14 @@ struct cold_device {
     const char *name;
 };
 
-/* A place for a hot-added pmem device. Slots never used are taken before used ones: a first use needs
- * nothing of the guest, a reuse needs its agent to bind the driver again. */
+/* A place for a hot-added pmem device. One that the guest has met is taken before a new one: its agent binds
+ * the driver again, while a new one makes the guest's firmware code look at all of them. */
 struct hot_slot {
     struct virtio_mmio *window; /* owned */
     struct ro_region *region;   /* owned; NULL: free. Changed under regions_lock */
     uint64_t gpa, bytes;        /* changed under regions_lock */
     char *key, *what;           /* owned; the same */
     uint64_t denied;            /* guest writes; the same */
-    bool used;                  /* at some time */
 };
 
 /* A memory slot that is kept: a region without files, see machine-regions.c. */

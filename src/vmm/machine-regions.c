@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The hot slots and their read-only regions. Order of a hot-add: region mapped, memory slot, device in
- * its window, presence bit, pulse on the event device.
+ * its window, presence bit, pulse on the event device (first use of a slot).
  *
  * KVM forgets every page that it has mapped for the guest when a memory slot is removed
  * (kvm_arch_flush_shadow_memslot), and a volume that is updated removes one each time. So the slot of a
@@ -44,25 +44,35 @@ static void pulse_event_device(struct machine *m)
         return; /* EAGAIN: as many pulses are on their way as fit */
 }
 
+static unsigned slot_index(const struct machine *m, const struct hot_slot *s)
+{
+    return (unsigned)(s - m->hot);
+}
+
 static struct hot_slot *slot_take(struct machine *m)
 {
-    struct hot_slot *reuse = NULL;
+    struct hot_slot *fresh = NULL;
 
     for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
         struct hot_slot *s = &m->hot[i];
 
-        if (s->region || (s->used && reuse))
+        if (s->region)
             continue;
-        reuse = s;
-        if (!s->used)
-            break;
+        if (virtio_mmio_was_driven(s->window))
+            return s;
+        if (!fresh)
+            fresh = s;
     }
-    return reuse;
+    return fresh;
 }
 
-static unsigned slot_index(const struct machine *m, const struct hot_slot *s)
+/* The guest learns of a slot that it has not met yet from its firmware code, which walks through all of them;
+ * a slot that it has met keeps its platform device, and the agent is told which one to bind. */
+static void slot_announce(struct machine *m, const struct hot_slot *s)
 {
-    return (unsigned)(s - m->hot);
+    set_present(m, slot_index(m, s), true);
+    if (!virtio_mmio_was_driven(s->window))
+        pulse_event_device(m);
 }
 
 static void slot_set(struct machine *m, struct hot_slot *s, struct ro_region *region,
@@ -278,30 +288,26 @@ static int device_add(struct machine *m, struct hot_slot *s, uint64_t gpa, uint6
     return r;
 }
 
-int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
-                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                       uint64_t *ret_bytes, struct error **err)
+static int add_pieces(struct machine *m, const char *key, const struct ro_region_segment *segments,
+                      size_t n, struct error **err)
 {
-    _cleanup_(freep) struct ro_region_segment *segments = NULL;
     struct ro_region *region = NULL;
-    struct hot_slot *s = slot_take(m);
+    int r = region_build(m, key, segments, n, true, &region, err);
+
+    if (r >= 0)
+        keep_for_later(m, key, region);
+    return r;
+}
+
+/* The memory, then the device that leads there. */
+static int slot_fill(struct machine *m, struct hot_slot *s, const char *key, const char *what,
+                     const struct ro_region_segment *segments, size_t n, struct error **err)
+{
+    struct ro_region *region = NULL;
     struct ro_region_slot view;
     uint64_t gpa = 0;
     int r = -EXDEV;
 
-    if (!s) {
-        machine_forget_region(m, key);
-        return error_set(err, -ENOSPC, "all %d slots of this VM are in use", LIMIT_REGIONS);
-    }
-    if (n > RO_REGION_SEGMENTS_MAX)
-        return error_set(err, -E2BIG, "%zu segments", n);
-    segments = segments_of(fds, segment_bytes, n);
-    if (more) {
-        r = region_build(m, key, segments, n, true, &region, err);
-        if (r >= 0)
-            keep_for_later(m, key, region);
-        return r;
-    }
     if (!partial_find(m, key))
         r = add_to_vacant(m, segments, n, &region, &gpa, err);
     if (r == -EXDEV)
@@ -315,11 +321,32 @@ int machine_add_region(struct machine *m, const char *key, const char *what, con
         return error_set(err, r, "hot-adding it");
     }
     slot_set(m, s, region, key, what, gpa, view.bytes);
-    s->used = true;
-    set_present(m, slot_index(m, s), true);
-    pulse_event_device(m);
-    *ret_gpa = gpa;
-    *ret_bytes = view.bytes;
+    return 0;
+}
+
+int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
+                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                       uint64_t *ret_bytes, struct error **err)
+{
+    _cleanup_(freep) struct ro_region_segment *segments = NULL;
+    struct hot_slot *s = slot_take(m);
+    int r;
+
+    if (!s) {
+        machine_forget_region(m, key);
+        return error_set(err, -ENOSPC, "all %d slots of this VM are in use", LIMIT_REGIONS);
+    }
+    if (n > RO_REGION_SEGMENTS_MAX)
+        return error_set(err, -E2BIG, "%zu segments", n);
+    segments = segments_of(fds, segment_bytes, n);
+    if (more)
+        return add_pieces(m, key, segments, n, err);
+    r = slot_fill(m, s, key, what, segments, n, err);
+    if (r < 0)
+        return r;
+    slot_announce(m, s);
+    *ret_gpa = s->gpa;
+    *ret_bytes = s->bytes;
     return 0;
 }
 
