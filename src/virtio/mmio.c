@@ -684,7 +684,8 @@ bool virtio_mmio_is_driven(struct virtio_mmio *w)
     (void)pthread_mutex_lock(&w->lock);
     status = w->status;
     (void)pthread_mutex_unlock(&w->lock);
-    return w->dev && status != 0;
+    /* ACKNOWLEDGE alone is what Linux leaves behind when a driver lets go (virtio_dev_remove) */
+    return w->dev && (status & VIRTIO_CONFIG_S_DRIVER);
 }
 
 bool virtio_mmio_was_driven(struct virtio_mmio *w)

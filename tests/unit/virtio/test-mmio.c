@@ -187,6 +187,28 @@ static void status_takes_one_step_at_a_time(void **state)
     }
 }
 
+/* A driver that lets go resets the device and acknowledges it again (Linux: virtio_dev_remove). */
+static void a_device_that_was_let_go_is_not_driven(void **state)
+{
+    struct fixture *f = *state;
+
+    guest_reset(&f->g);
+    assert_false(virtio_mmio_is_driven(f->g.w));
+    guest_write(&f->g, 0x70, 1);
+    assert_false(virtio_mmio_is_driven(f->g.w));
+    guest_write(&f->g, 0x70, 3);
+    assert_true(virtio_mmio_is_driven(f->g.w));
+    assert_false(virtio_mmio_was_driven(f->g.w));
+    guest_wipe(&f->g);
+    guest_reset(&f->g);
+    running(f);
+    assert_true(virtio_mmio_is_driven(f->g.w));
+    guest_reset(&f->g);
+    guest_write(&f->g, 0x70, 1);
+    assert_false(virtio_mmio_is_driven(f->g.w));
+    assert_true(virtio_mmio_was_driven(f->g.w));
+}
+
 static void failed_leaves_only_by_reset(void **state)
 {
     struct fixture *f = *state;
@@ -757,6 +779,7 @@ int main(void)
         T(identity_is_virtio_mmio_2),
         cmocka_unit_test(an_empty_window_is_a_placeholder),
         T(status_takes_one_step_at_a_time),
+        T(a_device_that_was_let_go_is_not_driven),
         T(failed_leaves_only_by_reset),
         T(features_must_have_been_offered),
         T(features_are_frozen_by_features_ok),
