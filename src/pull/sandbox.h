@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What nexus-pull gives up before it reads its first byte from a registry: dumps, new privileges, every
  * capability, the file system but for its directory and what TLS and DNS read, most system calls, and
- * memory and descriptors beyond what a pull needs. It ends with its parent. */
+ * memory and descriptors beyond what a pull needs. It ends with its parent.
+ *
+ * A build with a sanitizer keeps three of these, and no other build does: the sanitizer maps terabytes of shadow
+ * (so no limit of the address space), and its leak check at the end reads /proc and traces its own threads
+ * from a new process (so no file fence, no system call filter, and it stays dumpable). What such a build still
+ * gives up: new privileges, capabilities, dumps, and descriptors and file sizes over their limits. */
 #pragma once
 
 #include "base/error.h"

@@ -35,7 +35,7 @@ import ocimage  # noqa: E402
 BUILD = ROOT / os.environ.get("NEXUS_BUILD", "build/host")
 NEXUSD = BUILD / "src/daemon/nexusd"
 FAKE_VMM = BUILD / "tests/fakes/fake-vmm"
-PULL = ROOT / "build/host/src/pull/nexus-pull"  # its address space is limited: no ASan
+PULL = BUILD / "src/pull/nexus-pull"
 REAL_VMM = BUILD / "src/vmm/nexus-vmm"
 IMAGE = "registry.test/demo/fake:1"
 

@@ -28,7 +28,7 @@ CONFLIST = ROOT / "packaging/cni/10-nexus.conflist"
 
 class Node:
     def __init__(self, mirrors=None, insecure=(), fake_vmm=False, conflist=CONFLIST, bin_dirs=("/usr/lib/cni",), env=None,
-                 config="", root=None, vm_arguments=()):
+                 config="", root=None, vm_arguments=(), build=BUILD):
         """mirrors: host → [endpoint URL]; insecure: hosts that speak plain HTTP; config: more YAML text.
         conflist: a file, a dict, or None for a node without a network."""
         self.own_root = root is None
@@ -38,12 +38,13 @@ class Node:
         self.socket = self.run / "nexusd.sock"
         self.address = f"unix://{self.socket}"
         self.log_path = self.root / "nexusd.log"
+        self.build = build
         self.env = {**os.environ, **(env or {})}
         self.proc = self.cri = None
         for d in (self.state, self.run, self.logs, self.cni, self.netns):
             d.mkdir(parents=True, exist_ok=True)
         self.write_conflist(conflist)
-        vmm = BUILD / ("tests/fakes/fake-vmm" if fake_vmm else "src/vmm/nexus-vmm")
+        vmm = self.build / ("tests/fakes/fake-vmm" if fake_vmm else "src/vmm/nexus-vmm")
         self.config_path = self.root / "nexusd.yaml"
         self.config_path.write_text(self.config_text(mirrors or {}, insecure, vmm, bin_dirs, vm_arguments) + config)
         self.before = self.kernel_objects()
@@ -82,7 +83,7 @@ network:
   timeout: 240s
 images:
   dir: {self.state}/images
-  pull_program: {BUILD}/src/pull/nexus-pull
+  pull_program: {self.build}/src/pull/nexus-pull
 """
         entries = [{"host": h, "endpoints": e, "only_endpoints": True} for h, e in mirrors.items()]
         entries += [{"host": h, "plain_http": True} for h in insecure]
@@ -97,7 +98,7 @@ images:
     def start(self, env=None, wait=True):
         """Starts nexusd and, with wait, returns when it answers."""
         with open(self.log_path, "ab") as log:
-            self.proc = subprocess.Popen([BUILD / "src/daemon/nexusd", "--config", self.config_path], stdout=log, stderr=log,
+            self.proc = subprocess.Popen([self.build / "src/daemon/nexusd", "--config", self.config_path], stdout=log, stderr=log,
                                          stdin=subprocess.DEVNULL, env={**self.env, **(env or {})})
         if self.cri:
             self.cri.close()

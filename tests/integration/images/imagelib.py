@@ -18,6 +18,12 @@ sys.path.insert(0, str(ROOT / "tests/lib"))
 import erofs_reader  # noqa: E402
 
 PULL = ROOT / os.environ.get("NEXUS_BUILD", "build/host") / "src/pull/nexus-pull"
+SANITIZED = ROOT / "build/asan/src/pull/nexus-pull"
+
+
+def is_sanitized(program):
+    """Such a build keeps a part of what nexus-pull gives up (src/pull/sandbox.h)."""
+    return b"__asan_init" in program.read_bytes()
 
 
 class Outcome:
@@ -33,7 +39,8 @@ class Outcome:
 class Store:
     """An image directory of its own; gone at the end."""
 
-    def __init__(self, path=None):
+    def __init__(self, path=None, program=PULL):
+        self.program = program
         self.own = path is None
         self.root = pathlib.Path(path or tempfile.mkdtemp(prefix="nexus-images-"))
 
@@ -64,7 +71,7 @@ class Store:
         script = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(fds))
         closes = " ".join(f"{fd}<&-" for fd in fds)
         subprocess._USE_VFORK = False  # a child's peak of memory begins with what it shares with us; not our own peak
-        p = subprocess.Popen(["/bin/bash", "-c", f"exec {PULL} {script} {closes}"], pass_fds=fds,
+        p = subprocess.Popen(["/bin/bash", "-c", f"exec {self.program} {script} {closes}"], pass_fds=fds,
                              stdout=subprocess.PIPE, env={"PATH": "/usr/bin:/bin", **(env or {})})
         subprocess._USE_VFORK = True
         for fd in low + fds:

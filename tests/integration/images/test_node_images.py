@@ -91,6 +91,18 @@ class NodeImages(unittest.TestCase):
         self.assertEqual(len(node.cri.ListImages().images), 2)
         self.assertEqual(len(node.cri.ListImages(filter={"image": {"image": self.other}}).images), 1)
 
+    @unittest.skipUnless(imagelib.SANITIZED.exists(), "make asan builds it")
+    def test_a_build_with_sanitizers_pulls_like_any_other(self):
+        """nexusd and its nexus-pull, which must end clean: a leak is an exit code."""
+        node = self.started(build=imagelib.SANITIZED.parents[2])
+        self.assertEqual(self.pull(node, "registry.k8s.io/k8s/app:1"), self.image.id)
+        self.pull(node, self.other)
+        self.assertEqual(len(node.cri.ListImages().images), 2)
+        with self.assertRaises(grpc.RpcError):
+            self.pull(node, f"{self.evil_address}/wrong-bytes:1")
+        node.proc.send_signal(signal.SIGTERM)
+        self.assertEqual(node.proc.wait(60), 0)
+
     def test_removal(self):
         node = self.started()
         self.pull(node, "registry.k8s.io/k8s/app:1")

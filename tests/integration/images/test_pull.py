@@ -16,6 +16,8 @@ from ocimage import Image, Layer, Registry, busybox_image  # noqa: E402
 
 
 class Pull(unittest.TestCase):
+    program = imagelib.PULL
+
     @classmethod
     def setUpClass(cls):
         cls.registry = Registry().start()
@@ -26,7 +28,7 @@ class Pull(unittest.TestCase):
         cls.registry.stop()
 
     def setUp(self):
-        self.store = imagelib.Store()
+        self.store = imagelib.Store(program=self.program)
         self.addCleanup(self.store.close)
 
     def pull(self, ref, **kw):
@@ -226,6 +228,12 @@ class Pull(unittest.TestCase):
         self.assertEqual(len(tree), 65536 + 2)
         code, text = imagelib.fsck(self.store.root / "composed")
         self.assertEqual(code, 0, text)
+
+
+if imagelib.SANITIZED.exists():  # tests/run builds it
+    class PullWithSanitizers(Pull):
+        """The same of the build with ASan and UBSan, which finds what a good result hides."""
+        program = imagelib.SANITIZED
 
 
 def flip(path, at):
