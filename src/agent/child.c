@@ -269,7 +269,8 @@ static _Noreturn void run(struct process_plan *plan, int status_fd)
     exec_failed(status_fd, name, errno, false);
 }
 
-void child_become(struct process_plan *plan, const struct child_io *io, int status_fd)
+void child_become(struct process_plan *plan, const struct child_io *io, struct user_identity *told,
+                  int status_fd)
 {
     struct user_identity id;
     struct error *err = NULL;
@@ -291,6 +292,8 @@ void child_become(struct process_plan *plan, const struct child_io *io, int stat
         r = error_set(&err, -errno, "no_new_privs");
     if (r < 0)
         child_fail(status_fd, EXIT_OTHER, r, err);
+    if (told)
+        *told = id;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user has cleared it */
     run(plan, status_fd);
 }

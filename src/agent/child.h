@@ -10,9 +10,10 @@ struct child_io {
     bool terminal;
 };
 
-/* Looks only at what the container's own root has. Never returns: the program runs, or the failure
+/* told: where the identity is left for the agent, in memory that it shares; NULL: nobody asks. Looks only at what the container's own root has. Never returns: the program runs, or the failure
  * went to status_fd. */
-_Noreturn void child_become(struct process_plan *plan, const struct child_io *io, int status_fd);
+_Noreturn void child_become(struct process_plan *plan, const struct child_io *io,
+                            struct user_identity *told, int status_fd);
 
 /* Once, in the agent: what every child would have to ask the kernel anew. */
 void child_learn(void);

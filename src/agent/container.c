@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "agent/child.h"
@@ -124,11 +125,18 @@ static int expect_entry(struct container *k, int *ret_fd, struct error **err)
     return 0;
 }
 
+static void unshare_identity(struct container *k)
+{
+    if (k->told)
+        (void)munmap(TAKE(k->told), sizeof(*k->told));
+}
+
 void container_free(struct container *k)
 {
     if (!k)
         return;
     entered(k);
+    unshare_identity(k);
     volumes_put(k->agent, k->volumes, k->spec->n_volumes);
     watch_free(k->oom_watch);
     termination_free(k->termination);
@@ -177,6 +185,7 @@ int container_prepare(struct container *k, struct error **err)
 
 struct start_args {
     struct process_plan plan;
+    struct user_identity *told; /* the container's; NULL: an exec */
     struct rootfs_plan rootfs;
     struct child_io io;
     int join;     /* pidfd of the container's first process, for execs */
@@ -197,7 +206,7 @@ static _Noreturn void child_first(void *arg, int status_fd)
     if (r < 0)
         child_fail(status_fd, EXIT_START_FAILED, r, err);
     (void)close_fd(s->entering);
-    child_become(&s->plan, &s->io, status_fd);
+    child_become(&s->plan, &s->io, s->told, status_fd);
 }
 
 static _Noreturn void child_exec(void *arg, int status_fd)
@@ -210,7 +219,24 @@ static _Noreturn void child_exec(void *arg, int status_fd)
         r = error_set_class(&err, ERROR_PRECONDITION, -errno, "the container is not running");
     if (r < 0)
         child_fail(status_fd, EXIT_START_FAILED, r, err);
-    child_become(&s->plan, &s->io, status_fd);
+    child_become(&s->plan, &s->io, NULL, status_fd);
+}
+
+static int share_identity(struct container *k, struct error **err)
+{
+    void *p =
+        mmap(NULL, sizeof(*k->told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED)
+        return error_set(err, -errno, "container %s", k->spec->id);
+    k->told = p;
+    return 0;
+}
+
+void container_identity(struct container *k, struct user_identity *ret)
+{
+    *ret = *k->told;
+    unshare_identity(k);
 }
 
 static struct child_io child_io_of(const struct container_io *io)
@@ -243,6 +269,9 @@ int container_spawn_first(struct container *k, const struct container_io *io,
     s->rootfs.devpts = k->devpts;
     s->rootfs.console = io->console;
     s->io = child_io_of(io);
+    if (r == 0)
+        r = share_identity(k, err);
+    s->told = k->told;
     if (r == 0)
         r = expect_entry(k, &s->entering, err);
     if (r == 0)

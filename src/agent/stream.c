@@ -291,10 +291,21 @@ static int watch_ends(struct stream *s)
 
 static void started(struct stream *s)
 {
+    struct user_identity id;
     Nexus__StreamStarted m;
+    Nexus__Identity user;
 
     nexus__stream_started__init(&m);
+    nexus__identity__init(&user);
     m.pid = s->process ? (uint32_t)s->process->pid : 0;
+    if (!s->is_exec) {
+        container_identity(s->container, &id);
+        user.uid = id.uid;
+        user.gid = id.gid;
+        user.groups = id.groups;
+        user.n_groups = id.n_groups < LIMIT_GROUPS_TOLD ? id.n_groups : LIMIT_GROUPS_TOLD;
+        m.user = &user;
+    }
     s->state = STREAM_RUNNING;
     queue_message(s, TLV_MESSAGE, &m.base);
     if (s->is_exec)

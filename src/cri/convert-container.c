@@ -397,6 +397,36 @@ static Runtime__V1__ContainerResources *resources_to_cri(struct arena *a,
     return l->unified ? m : NULL;
 }
 
+/* As the guest has told it, so not before the start. The primary group is one of the groups, first, as
+ * kubelet's documentation has it. */
+static int user_to_cri(struct arena *a, const struct container_status *s,
+                       Runtime__V1__ContainerStatus *m)
+{
+    Runtime__V1__ContainerUser *user;
+    Runtime__V1__LinuxContainerUser *l;
+
+    if (!s->has_user)
+        return 0;
+    user = arena_alloc(a, sizeof(*user));
+    l = arena_alloc(a, sizeof(*l));
+    if (!user || !l)
+        return -ENOMEM;
+    runtime__v1__container_user__init(user);
+    runtime__v1__linux_container_user__init(l);
+    l->uid = s->uid;
+    l->gid = s->gid;
+    l->supplemental_groups = arena_alloc(a, (s->groups.count + 1) * sizeof(int64_t));
+    if (!l->supplemental_groups)
+        return -ENOMEM;
+    l->supplemental_groups[l->n_supplemental_groups++] = s->gid;
+    for (size_t i = 0; i < s->groups.count; i++)
+        if (s->groups.items[i] != s->gid)
+            l->supplemental_groups[l->n_supplemental_groups++] = s->groups.items[i];
+    user->linux = l;
+    m->user = user;
+    return 0;
+}
+
 Runtime__V1__ContainerStatus *container_status_to_cri(struct arena *a, const struct container *c)
 {
     Runtime__V1__ContainerStatus *m = arena_alloc(a, sizeof(*m));
@@ -428,7 +458,7 @@ Runtime__V1__ContainerStatus *container_status_to_cri(struct arena *a, const str
     m->annotations = map_to_cri(a, &c->spec.annotations,
                                 &runtime__v1__container_status__annotations_entry__descriptor,
                                 &m->n_annotations);
-    if (mounts_to_cri(a, &c->spec, m) < 0)
+    if (mounts_to_cri(a, &c->spec, m) < 0 || user_to_cri(a, s, m) < 0)
         return NULL;
     return m->metadata && m->image && m->resources && m->labels && m->annotations ? m : NULL;
 }

@@ -532,8 +532,8 @@ void container_adopt(struct container *c, const Nexus__ContainerState *state)
         }
         c->status.started_at_ns = state->started_at_ns;
         c->state = CONTAINER_RUNNING;
-        container_save_soon(c);
         container_on_state(c, state);
+        container_save_soon(c);
         break;
     case CONTAINER_CREATED: /* started, and the intent was lost with a full disk */
     case CONTAINER_RUNNING:

@@ -25,6 +25,10 @@ static const struct record_field status_fields[] = {
     RECORD_FIELD(STR, container_status, image_id),
     RECORD_FIELD(STR, container_status, image_ref),
     RECORD_FIELD(STR, container_status, log_path),
+    RECORD_FIELD(BOOL, container_status, has_user),
+    RECORD_FIELD(U32, container_status, uid),
+    RECORD_FIELD(U32, container_status, gid),
+    RECORD_FIELD(U32V, container_status, groups),
     RECORD_FIELD(I32, container_status, stop_signal),
     RECORD_FIELD(BOOL, container_status, stop_signalled),
     RECORD_FIELD(U64, container_status, stop_deadline_ns),
@@ -274,8 +278,28 @@ static void end_as_told(struct container *c, const Nexus__ContainerState *state)
                       NULL, state->finished_at_ns);
 }
 
+/* Told by the guest: shown to whoever asks, and nothing more. */
+static void take_user(struct container *c, const Nexus__Identity *user)
+{
+    struct container_status *s = &c->status;
+    size_t n;
+
+    if (!user || s->has_user)
+        return;
+    n = user->n_groups < LIMIT_GROUPS_TOLD ? user->n_groups : LIMIT_GROUPS_TOLD;
+    s->has_user = true;
+    s->uid = user->uid;
+    s->gid = user->gid;
+    if (n == 0)
+        return;
+    s->groups.items = xcalloc(n, sizeof(*s->groups.items));
+    s->groups.count = n;
+    memcpy(s->groups.items, user->groups, n * sizeof(*s->groups.items));
+}
+
 void container_on_state(struct container *c, const Nexus__ContainerState *state)
 {
+    take_user(c, state->user);
     if (state->state == NEXUS__CONTAINER_STATE__STATE__EXITED &&
         container_on(state_now(c), CONTAINER_EV_EXITED) == CONTAINER_DO_END)
         end_as_told(c, state);

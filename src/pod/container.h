@@ -22,10 +22,13 @@ struct container_status {
     int32_t exit_code;
     uint32_t exit_signal;
     char *reason, *message;
-    char *image_id;      /* Image.id */
-    char *image_ref;     /* what kubelet compares with PullImage's answer: the id too */
-    char *log_path;      /* absolute; NULL: no log */
-    int32_t stop_signal; /* effective: the container's, the image's, or SIGTERM */
+    char *image_id;  /* Image.id */
+    char *image_ref; /* what kubelet compares with PullImage's answer: the id too */
+    char *log_path;  /* absolute; NULL: no log */
+    bool has_user;   /* the guest has told who its first process runs as */
+    uint32_t uid, gid;
+    struct record_u32v groups; /* supplemental, LIMIT_GROUPS_TOLD at most */
+    int32_t stop_signal;       /* effective: the container's, the image's, or SIGTERM */
     bool
         stop_signalled; /* the stop signal was sent; it is sent once however often Stop is called */
     uint64_t stop_deadline_ns; /* CLOCK_MONOTONIC of this boot; when SIGKILL is due */

@@ -208,6 +208,11 @@ static void on_event(void *userdata, const Nexus__ControlEvent *event)
     case NEXUS__CONTROL_EVENT__BODY_GUEST_READY:
         guest_said_hello(s, event->guest_ready);
         break;
+    case NEXUS__CONTROL_EVENT__BODY_CONTAINER_STARTED:
+        c = own_container(s, event->container_started->id);
+        if (c)
+            container_on_state(c, event->container_started);
+        break;
     case NEXUS__CONTROL_EVENT__BODY_CONTAINER_EXITED:
         c = own_container(s, event->container_exited->id);
         if (c)

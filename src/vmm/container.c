@@ -29,6 +29,7 @@ struct container *container_new(const char *id, struct cri_log *log,
     c->ops = ops;
     c->ud = ud;
     nexus__exit_info__init(&c->exit);
+    nexus__identity__init(&c->user);
     list_init(&c->link);
     return c;
 }
@@ -101,6 +102,7 @@ void container_free(struct container *c)
     container_set_region(c, NULL);
     put_volumes(c);
     free(c->error);
+    free(c->user.groups);
     free(c);
 }
 
@@ -124,11 +126,32 @@ static void set_exited(struct container *c, int32_t code, uint32_t signal, bool 
     c->state = CONTAINER_EXITED;
 }
 
-static void on_started(void *ud, uint32_t pid)
+/* As the guest tells it: only ever shown. */
+static void take_user(struct container *c, const Nexus__Identity *told)
+{
+    size_t n;
+
+    if (!told)
+        return;
+    n = told->n_groups < LIMIT_GROUPS_TOLD ? told->n_groups : LIMIT_GROUPS_TOLD;
+    c->has_user = true;
+    c->user.uid = told->uid;
+    c->user.gid = told->gid;
+    free(c->user.groups);
+    c->user.groups = NULL;
+    c->user.n_groups = n;
+    if (n) {
+        c->user.groups = xcalloc(n, sizeof(*c->user.groups));
+        memcpy(c->user.groups, told->groups, n * sizeof(*c->user.groups));
+    }
+}
+
+static void on_started(void *ud, const Nexus__StreamStarted *m)
 {
     struct container *c = ud;
 
-    c->pid = pid;
+    c->pid = m->pid;
+    take_user(c, m->user);
     c->started_at_ns = clock_real_ns();
     c->state = CONTAINER_RUNNING;
     c->ops->on_running(c->ud, c);
@@ -244,6 +267,7 @@ void container_describe(struct container *c, Nexus__ContainerState *m)
     m->pid = c->pid;
     m->started_at_ns = c->started_at_ns;
     m->finished_at_ns = c->finished_at_ns;
+    m->user = c->has_user ? &c->user : NULL;
     m->log_dropped_bytes = c->log ? cri_log_dropped(c->log) : c->log_dropped;
     switch (c->state) {
     case CONTAINER_CREATING:

@@ -73,6 +73,8 @@ struct container {
     uint32_t pid;                /* in the guest */
     uint64_t started_at_ns, finished_at_ns;
     Nexus__ExitInfo exit; /* while EXITED */
+    bool has_user;        /* it was told */
+    Nexus__Identity user; /* groups: owned */
     bool oom_seen;
     char *error;                            /* why the start failed; printable */
     struct control_caller creator, starter; /* who waits for the answer */
@@ -115,5 +117,5 @@ int container_start(struct container *c, struct loop *loop, const struct transpo
 void container_fail_start(struct container *c, int r, const struct error *err);
 /* RUNNING or STARTING → EXITED without the guest's word; the log is completed. No callback. */
 void container_force_exit(struct container *c, int32_t code, bool oom_killed);
-/* Fills a message; strings and the exit are borrowed from c. */
+/* Fills a message; strings, user and the exit are borrowed from c. */
 void container_describe(struct container *c, Nexus__ContainerState *m);

@@ -13,7 +13,7 @@
 #include "wire/reply.h"
 
 #define FRAME_MAX 8192U /* an ERROR frame */
-#define STARTED_MAX 64U
+#define STARTED_MAX (64U + 5 * LIMIT_GROUPS_TOLD)
 #define FEED_BYTES 4096U
 
 enum guest_stream_state {
@@ -83,7 +83,6 @@ static void lose(struct guest_stream *s, int r)
 static bool on_started(struct guest_stream *s, const struct tlv_frame *f)
 {
     Nexus__StreamStarted *m = NULL;
-    uint32_t pid;
     bool alive = true;
 
     if (s->state != GUEST_STREAM_OPENING || f->len > STARTED_MAX) {
@@ -96,12 +95,11 @@ static bool on_started(struct guest_stream *s, const struct tlv_frame *f)
         violate(s, "a malformed start message");
         return false;
     }
-    pid = m->pid;
-    message_free(&m->base);
     s->state = GUEST_STREAM_RUNNING;
     loop_timer_set(s->timer, UINT64_MAX);
     s->alive = &alive;
-    s->ops->on_started(s->ud, pid);
+    s->ops->on_started(s->ud, m);
+    message_free(&m->base);
     if (alive)
         s->alive = NULL;
     return alive && s->state == GUEST_STREAM_RUNNING;

@@ -19,7 +19,7 @@ struct guest_stream;
 
 /* A callback may free the stream. Messages are borrowed. */
 struct guest_stream_ops {
-    void (*on_started)(void *ud, uint32_t pid);
+    void (*on_started)(void *ud, const Nexus__StreamStarted *m);
     /* type: TLV_STDOUT or TLV_STDERR; n 0: that stream is over. False: no room; the frame is offered
      * again after guest_stream_resume, and the guest is not read until then. */
     bool (*on_output)(void *ud, uint8_t type, const uint8_t *p, uint32_t n);

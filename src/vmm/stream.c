@@ -124,13 +124,13 @@ void stream_fail(struct stream *s, int r, const struct error *err)
 
 /* ---- from the guest */
 
-static void on_started(void *ud, uint32_t pid)
+static void on_started(void *ud, const Nexus__StreamStarted *started)
 {
     struct stream *s = ud;
     Nexus__StreamStarted m = NEXUS__STREAM_STARTED__INIT;
     uint8_t bytes[64];
 
-    m.pid = pid;
+    m.pid = started->pid;
     (void)frame_queue_push(&s->queue, TLV_MESSAGE, bytes,
                            protobuf_c_message_pack(&m.base, bytes)); /* the first: there is room */
     loop_defer_arm(s->later);

@@ -72,6 +72,7 @@ void supervisor_drop_container(struct supervisor *sup, struct container *c);
 struct region *supervisor_region(struct supervisor *sup, const char *key);
 void supervisor_drop_region(struct supervisor *sup, struct region *r);
 /* Sends container_exited. */
+void supervisor_tell_started(struct supervisor *sup, struct container *c);
 void supervisor_tell_exited(struct supervisor *sup, struct container *c);
 /* The pod is given up: the VM is stopped, the end is AGENT_LOST. */
 void supervisor_lose_agent(struct supervisor *sup, const char *why);

@@ -413,6 +413,7 @@ static void on_running(void *ud, struct container *c)
     struct supervisor *sup = ud;
 
     log_info("container %s started", c->id);
+    supervisor_tell_started(sup, c);
     supervisor_answer(sup, c->starter, 0, NULL);
 }
 

@@ -175,6 +175,17 @@ void supervisor_send_state(struct supervisor *sup, struct control_caller who)
     control_send_state(sup->control, who, &state);
 }
 
+void supervisor_tell_started(struct supervisor *sup, struct container *c)
+{
+    Nexus__ControlEvent event = NEXUS__CONTROL_EVENT__INIT;
+    Nexus__ContainerState m;
+
+    container_describe(c, &m);
+    event.body_case = NEXUS__CONTROL_EVENT__BODY_CONTAINER_STARTED;
+    event.container_started = &m;
+    control_send_event(sup->control, &event);
+}
+
 void supervisor_tell_exited(struct supervisor *sup, struct container *c)
 {
     Nexus__ControlEvent event = NEXUS__CONTROL_EVENT__INIT;

@@ -146,6 +146,9 @@ void fake_proc_start(struct proc *p, int r)
 {
     struct fake_agent *a = p->agent;
     Nexus__StreamStarted m = NEXUS__STREAM_STARTED__INIT;
+    Nexus__Identity user = NEXUS__IDENTITY__INIT;
+    const struct fake_rule *many = fake_script_setting(&a->script, "many-groups");
+    uint32_t groups[1024] = {9, 10};
     struct container *c = fake_agent_container(a, p->container_id);
     const char *point = p->kind == PROC_EXEC ? "exec-started" : "started";
     int code;
@@ -177,6 +180,13 @@ void fake_proc_start(struct proc *p, int r)
     if (p->last) /* hung up */
         return;
     m.pid = ++a->next_pid + 100;
+    if (p->kind == PROC_START) { /* whoever it was to run as */
+        user.uid = 1000;
+        user.gid = 100;
+        user.groups = groups;
+        user.n_groups = many && many->arg < ARRAY_SIZE(groups) ? (size_t)many->arg : 2;
+        m.user = &user;
+    }
     if (message_write(&p->out, TLV_MESSAGE, &m.base) < 0)
         abort();
     fake_program_run(p->program);

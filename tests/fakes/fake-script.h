@@ -14,6 +14,7 @@
  * Points: hello configure create start started exec exec-started exit signal remove release update shutdown ping;
  *   region: nexus-vmm is given files, once per message; it knows fail alone
  * Settings: no-hello, hello-version=N, unknown-runs (unknown commands run for ever instead of 127),
+ *   many-groups=N (what a container is said to run as, else 1000:100 and two groups),
  *   times=PERCENT (of the supervisor's time-outs; read by fake-vmm) */
 #pragma once
 

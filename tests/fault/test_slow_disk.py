@@ -62,6 +62,9 @@ class SlowDisk(unittest.TestCase):
             self.node.cri.StartContainer(container_id=c)
         self.node.restart(slow)
         self.assertEqual({x.state for x in self.node.containers().values()}, {pb.CONTAINER_RUNNING})
+        for c in ctrs:
+            self.assertEqual(self.node.cri.ContainerStatus(container_id=c).status.user.linux.uid, 1000)
+            self.assertEqual(self.node.record("containers", c)["status"]["groups"], [9, 10])
         stops = [self.node.cri.StopContainer(container_id=c, future=True) for c in ctrs[:1]]
         for s in stops:
             s.result()

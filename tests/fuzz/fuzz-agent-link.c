@@ -69,8 +69,9 @@ static void on_answer(void *ud, int r, const struct error *err)
     ((struct world *)ud)->answers++;
 }
 
-static void on_started(void *ud, uint32_t pid)
+static void on_started(void *ud, const Nexus__StreamStarted *m)
 {
+    must(!m->user || m->user->n_groups == 0 || m->user->groups);
 }
 
 static bool on_output(void *ud, uint8_t type, const uint8_t *p, uint32_t n)

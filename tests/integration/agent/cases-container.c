@@ -467,6 +467,10 @@ static void resolves_the_image_user(struct drive *d)
 
     CHECK(buf_has(&o->out, "1000\n100\n100 9 10 4242\n/home/app\nmine\n"), "%s%s%s", o->out.data,
           o->err.data, o->error_text);
+    CHECK(o->has_user && o->uid == 1000 && o->gid == 100 && o->n_groups == 3, "%u %u %zu", o->uid,
+          o->gid, o->n_groups);
+    CHECK(o->groups[0] == 4242 && o->groups[1] == 10 && o->groups[2] == 9, "%u %u %u", o->groups[0],
+          o->groups[1], o->groups[2]);
 }
 
 static void as_numbers(Nexus__ContainerSpec *spec)
@@ -485,6 +489,8 @@ static void runs_as_numbers_without_privileges(struct drive *d)
         as_numbers);
 
     CHECK(buf_has(&o->out, "4711\n4712\n"), "%s", o->out.data);
+    CHECK(o->has_user && o->uid == 4711 && o->gid == 4712 && o->n_groups == 0, "%u %u %zu", o->uid,
+          o->gid, o->n_groups);
     CHECK(buf_has(&o->out, "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
                            "CapBnd:\t00000000a80425fb\nNoNewPrivs:\t1\n"),
           "%s", o->out.data);

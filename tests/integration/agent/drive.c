@@ -473,6 +473,15 @@ static void take_frame(struct outcome *o, const struct tlv_frame *f)
         CHECK(m && !o->started, "bad StreamStarted");
         o->started = true;
         o->pid = m->pid;
+        o->has_user = m->user != NULL;
+        if (m->user) {
+            o->uid = m->user->uid;
+            o->gid = m->user->gid;
+            o->n_groups = m->user->n_groups;
+            CHECK(o->n_groups <= ARRAY_SIZE(o->groups), "%zu groups", o->n_groups);
+            for (size_t i = 0; i < o->n_groups; i++)
+                o->groups[i] = m->user->groups[i];
+        }
         message_free(&m->base);
         break;
     case TLV_STDOUT:

@@ -42,6 +42,9 @@ void drive_wait_oom(struct drive *d, unsigned n);
 struct outcome {
     bool started;
     uint32_t pid;
+    bool has_user; /* it was told … */
+    uint32_t uid, gid, groups[8];
+    size_t n_groups;
     struct buf out, err;
     unsigned out_eof, err_eof;
     unsigned n_empty_terminations;

@@ -252,8 +252,11 @@ class Requests(unittest.TestCase):
         s = self.cri.ContainerStatus(container_id=ctr, verbose=True)
         self.assertEqual((s.status.state, s.status.started_at, s.status.finished_at), (pb.CONTAINER_CREATED, 0, 0))
         self.assertIn("sandboxID", s.info["info"])
+        self.assertFalse(s.status.HasField("user"))  # the guest resolves it as it starts
         self.cri.StartContainer(container_id=ctr)
         s = self.cri.wait_exited(ctr)
+        user = s.user.linux  # what the fake guest says
+        self.assertEqual((user.uid, user.gid, list(user.supplemental_groups)), (1000, 100, [100, 9, 10]))
         self.assertEqual((s.exit_code, s.reason, dict(s.labels), dict(s.annotations)), (3, "Error", {"l": "1"}, {"a": "2"}))
         self.assertTrue(s.created_at < s.started_at < s.finished_at)
         self.assertEqual(sorted(parse_log(s.log_path)), [("stderr", "F", b"bad"), ("stdout", "F", b"out")])

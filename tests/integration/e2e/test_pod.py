@@ -207,9 +207,16 @@ class Chain(unittest.TestCase):
         for context, expect in ((pb.LinuxContainerSecurityContext(run_as_user=pb.Int64Value(value=1000)), b"1000:1000"),
                                 (pb.LinuxContainerSecurityContext(run_as_username="www-data"), b"33:33")):
             with self.subTest(expect):
-                logs, _ = self.output_of("sh", "-c", "echo $(id -u):$(id -g)",
-                                         linux=pb.LinuxContainerConfig(security_context=context))
-                self.assertEqual(logs, [("stdout", "F", expect)])
+                context.supplemental_groups.append(4242)
+                logs, status = self.output_of("sh", "-c", "echo $(id -u):$(id -g):$(id -G)",
+                                              linux=pb.LinuxContainerConfig(security_context=context))
+                user = status.user.linux
+                self.assertIn(4242, user.supplemental_groups)
+                self.assertEqual(f"{user.uid}:{user.gid}".encode(), expect)
+                (stream, tag, line), = logs
+                ids, _, groups = line.rpartition(b":")
+                self.assertEqual((stream, tag, ids), ("stdout", "F", expect))
+                self.assertEqual(sorted(map(int, groups.split())), sorted(user.supplemental_groups))
 
     def test_a_terminal_is_a_terminal(self):
         logs, _ = self.output_of("sh", "-c", "test -t 0 && test -t 1 && echo tty", tty=True)

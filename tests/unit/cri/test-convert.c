@@ -57,6 +57,42 @@ static void sandbox_is_told_back(void **state)
     arena_free(arena);
 }
 
+static void who_a_container_runs_as_is_told_once_known(void **state)
+{
+    uint32_t groups[] = {9, 100, 10};
+    char name[] = "c", image[] = "sha256:0";
+    struct container c = {.state = CONTAINER_RUNNING,
+                          .spec = {.name = name, .image = image},
+                          .status = {.image_id = image, .image_ref = image, .stop_signal = 15}};
+    struct arena *arena = arena_new(1 << 20);
+    Runtime__V1__ContainerStatus *m = container_status_to_cri(arena, &c);
+    const Runtime__V1__LinuxContainerUser *l;
+
+    assert_non_null(m);
+    assert_null(m->user);
+    c.status.has_user = true;
+    c.status.uid = UINT32_MAX - 1;
+    c.status.gid = 100;
+    c.status.groups.items = groups;
+    c.status.groups.count = ARRAY_SIZE(groups);
+    m = container_status_to_cri(arena, &c);
+    assert_non_null(m);
+    l = m->user->linux;
+    assert_int_equal(l->uid, UINT32_MAX - 1);
+    assert_int_equal(l->gid, 100);
+    assert_int_equal(l->n_supplemental_groups, 3); /* the primary one first, and once */
+    assert_int_equal(l->supplemental_groups[0], 100);
+    assert_int_equal(l->supplemental_groups[1], 9);
+    assert_int_equal(l->supplemental_groups[2], 10);
+    for (size_t max = 1; max < 4096; max += 64) {
+        struct arena *small = arena_new(max);
+
+        (void)container_status_to_cri(small, &c);
+        arena_free(small);
+    }
+    arena_free(arena);
+}
+
 static void full_arena_is_a_clean_no(void **state)
 {
     struct sandbox s = {.state = SANDBOX_READY};
@@ -160,6 +196,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sandbox_is_told_back),
+        cmocka_unit_test(who_a_container_runs_as_is_told_once_known),
         cmocka_unit_test(full_arena_is_a_clean_no),
         cmocka_unit_test(map_keys_are_unique_and_bounded),
         cmocka_unit_test(signals_map_both_ways),

@@ -78,6 +78,7 @@ static void container_lives_from_create_to_remove(void **state)
     m = control_client_event(&c, NEXUS__CONTROL_EVENT__BODY_CONTAINER_EXITED);
     assert_string_equal(m->event->container_exited->id, "c1");
     assert_int_equal(m->event->container_exited->exit->code, 3);
+    assert_int_equal(m->event->container_exited->user->uid, 1000);
     assert_true(m->event->container_exited->started_at_ns > 0);
     assert_true(m->event->container_exited->finished_at_ns >=
                 m->event->container_exited->started_at_ns);
@@ -100,6 +101,46 @@ static void container_lives_from_create_to_remove(void **state)
     assert_int_equal(fake_agent_containers(pod->agent), 0);
     control_client_close(&c);
     pod_free(pod);
+}
+
+static void who_a_container_runs_as_is_told(void **state)
+{
+    static const struct {
+        const char *script;
+        size_t n_groups;
+    } rows[] = {
+        {"", 2}, {"many-groups=256", LIMIT_GROUPS_TOLD}, {"many-groups=1000", LIMIT_GROUPS_TOLD}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct pod *pod = pod_new(rows[i].script);
+        Nexus__ControlMessage request = NEXUS__CONTROL_MESSAGE__INIT;
+        Nexus__StartContainer start = NEXUS__START_CONTAINER__INIT;
+        const Nexus__Identity *user;
+        struct control_client c;
+        Nexus__ControlMessage *m;
+        char id[] = "c1";
+
+        pod_ready(pod, &c);
+        assert_string_equal(pod_create(pod, &c, "c1", (const char *[]){"sleep", "9", NULL}), "");
+        m = pod_state(&c);
+        assert_null(m->state->containers[0]->user); /* not before its start */
+        message_free(&m->base);
+        start.container_id = id;
+        request.id = 99;
+        request.body_case = NEXUS__CONTROL_MESSAGE__BODY_START_CONTAINER;
+        request.start_container = &start;
+        control_client_send(&c, &request, NULL, 0);
+        m = control_client_event(&c, NEXUS__CONTROL_EVENT__BODY_CONTAINER_STARTED);
+        user = m->event->container_started->user; /* before the answer */
+        assert_int_equal(user->uid, 1000);
+        assert_int_equal(user->gid, 100);
+        assert_int_equal(user->n_groups, rows[i].n_groups);
+        assert_int_equal(user->groups[0], 9);
+        assert_int_equal(user->groups[1], 10);
+        message_free(&m->base);
+        control_client_close(&c);
+        pod_free(pod);
+    }
 }
 
 static const struct {
@@ -614,6 +655,7 @@ int main(void)
         cmocka_unit_test(hello_tells_the_state_and_guest_ready_comes_once),
         cmocka_unit_test(wrong_version_is_told_and_closed),
         cmocka_unit_test(container_lives_from_create_to_remove),
+        cmocka_unit_test(who_a_container_runs_as_is_told),
         cmocka_unit_test(failed_start_is_told_and_leaves_it_exited_128),
         cmocka_unit_test(signals_end_a_container),
         cmocka_unit_test(oom_is_an_event_and_a_flag),
