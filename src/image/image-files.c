@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/str.h"
 #include "image/image-internal.h"
@@ -191,51 +192,72 @@ static int open_segment(int dir, const char *name, uint64_t bytes, int *ret, str
     return 0;
 }
 
-static int open_segments(const struct image_store *s, const struct image_entry *e, int *fds,
-                         uint64_t *bytes, size_t *n, struct error **err)
-{
+struct image_segment {
     char name[IMAGE_DIR_NAME];
-    int r;
+    bool is_meta;
+};
 
-    (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_META_SUFFIX, e->digest.hex);
-    bytes[0] = e->meta_bytes;
-    r = open_segment(s->meta_fd, name, bytes[0], &fds[0], err);
-    if (r < 0)
-        return r;
-    *n = 1;
-    for (size_t i = 0; i < e->n_layers; i++) {
-        if (e->layers[i].data_bytes == 0)
-            continue;
-        (void)snprintf(name, sizeof(name), "%s" IMAGE_DIR_DATA_SUFFIX, e->layers[i].diff_id.hex);
-        bytes[*n] = e->layers[i].data_bytes;
-        r = open_segment(s->layers_fd, name, bytes[*n], &fds[*n], err);
-        if (r < 0)
-            return r;
-        ++*n;
+static void add_segment(struct image_region *r, const char *hex, bool is_meta, uint64_t bytes)
+{
+    struct image_segment *g = &r->segments[r->n];
+
+    (void)snprintf(g->name, sizeof(g->name), "%s%s", hex,
+                   is_meta ? IMAGE_DIR_META_SUFFIX : IMAGE_DIR_DATA_SUFFIX);
+    g->is_meta = is_meta;
+    r->bytes[r->n] = bytes;
+    r->fds[r->n++] = -EBADF;
+}
+
+int image_region_new(struct image_store *s, const struct image *image, struct image_region **ret,
+                     struct error **err)
+{
+    const struct image_entry *e = (const struct image_entry *)image;
+    _cleanup_(image_region_freep) struct image_region *r = xcalloc(1, sizeof(*r));
+
+    r->fds = xcalloc(e->n_layers + 1, sizeof(*r->fds));
+    r->bytes = xcalloc(e->n_layers + 1, sizeof(*r->bytes));
+    r->segments = xcalloc(e->n_layers + 1, sizeof(*r->segments));
+    r->layers_fd = fcntl(s->layers_fd, F_DUPFD_CLOEXEC, 3);
+    r->meta_fd = fcntl(s->meta_fd, F_DUPFD_CLOEXEC, 3);
+    if (r->layers_fd < 0 || r->meta_fd < 0)
+        return error_set(err, -EMFILE, "no descriptors left for an image");
+    add_segment(r, e->digest.hex, true, e->meta_bytes);
+    for (size_t i = 0; i < e->n_layers; i++)
+        if (e->layers[i].data_bytes)
+            add_segment(r, e->layers[i].diff_id.hex, false, e->layers[i].data_bytes);
+    *ret = TAKE(r);
+    return 0;
+}
+
+int image_region_open(struct image_region *r, struct error **err)
+{
+    int k = FP("image.region.open");
+
+    if (k < 0)
+        return error_set(err, k, "failpoint while opening an image");
+    for (size_t i = 0; i < r->n; i++) {
+        const struct image_segment *g = &r->segments[i];
+
+        k = open_segment(g->is_meta ? r->meta_fd : r->layers_fd, g->name, r->bytes[i], &r->fds[i],
+                         err);
+        if (k < 0)
+            return k;
     }
     return 0;
 }
 
-int image_open_region(struct image_store *s, const struct image *image, int **ret_fds,
-                      uint64_t **ret_segment_bytes, size_t *ret_n, struct error **err)
+void image_region_free(struct image_region *r)
 {
-    const struct image_entry *e = (const struct image_entry *)image;
-    int *fds = xcalloc(e->n_layers + 1, sizeof(*fds));
-    uint64_t *bytes = xcalloc(e->n_layers + 1, sizeof(*bytes));
-    size_t n = 0;
-    int r = open_segments(s, e, fds, bytes, &n, err);
-
-    if (r < 0) {
-        for (size_t i = 0; i < n; i++)
-            close_fd(fds[i]);
-        free(fds);
-        free(bytes);
-        return error_prefix(err, r, "image %.19s…", e->pub.id);
-    }
-    *ret_fds = fds;
-    *ret_segment_bytes = bytes;
-    *ret_n = n;
-    return 0;
+    if (!r)
+        return;
+    for (size_t i = 0; i < r->n; i++)
+        (void)close_fd(r->fds[i]);
+    (void)close_fd(r->layers_fd);
+    (void)close_fd(r->meta_fd);
+    free(r->fds);
+    free(r->bytes);
+    free(r->segments);
+    free(r);
 }
 
 void image_fs_info(const struct image_store *s, struct image_fs_info *ret)

@@ -116,11 +116,22 @@ int image_pull(struct image_store *s, const char *reference, const struct image_
 /* No callback follows. The process ends when nobody waits for it any more. */
 void image_pull_cancel(struct image_pull_call *call);
 
-/* The segments of the image's region in their order, [metadata][layer]…: O_RDONLY descriptors and sizes
- * in bytes, each a multiple of 4 KiB and not 0. Both arrays and the descriptors are the caller's. Region
- * key: image->id. */
-int image_open_region(struct image_store *s, const struct image *image, int **ret_fds,
-                      uint64_t **ret_segment_bytes, size_t *ret_n, struct error **err);
+/* The segments of the image's region in their order, [metadata][layer]…: sizes in bytes, each a multiple of
+ * 4 KiB and not 0, and after image_region_open() O_RDONLY descriptors. Region key: image->id. */
+struct image_region {
+    size_t n;
+    uint64_t *bytes; /* owned */
+    int *fds;        /* owned, and the descriptors */
+    struct image_segment *segments;
+    int layers_fd, meta_fd; /* owned */
+};
+/* What opening takes: the image is needed for that no more. -EMFILE. */
+int image_region_new(struct image_store *s, const struct image *image, struct image_region **ret,
+                     struct error **err);
+/* Waits for the disk. Any thread. -EBADMSG: a file is not what was written; errno of open. */
+int image_region_open(struct image_region *r, struct error **err);
+void image_region_free(struct image_region *r);
+DEFINE_CLEANUP(struct image_region *, image_region_free);
 
 struct image_fs_info {
     const char *mountpoint; /* the root; borrowed */

@@ -69,34 +69,73 @@ static int call(struct container *c, unsigned step, Nexus__ControlMessage *m, co
 
 /* ---- region */
 
-static int create_region(struct plan_run *run, void *object, struct error **err)
+static int open_region(void *payload, struct error **err)
 {
-    struct container *c = object;
+    return image_region_open(payload, err);
+}
+
+static int add_region(struct container *c, const struct image_region *region, struct error **err)
+{
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
-    _cleanup_(freep) int *fds = NULL;
-    _cleanup_(freep) uint64_t *bytes = NULL;
     _cleanup_(freep) char *what =
         str_printf("image %.200s",
                    c->spec.user_specified_image ? c->spec.user_specified_image : c->spec.image);
-    size_t n = 0;
     int r = connected(c, err);
 
     if (r < 0)
         return r;
-    r = image_open_region(c->sandbox->node->images, c->image, &fds, &bytes, &n, err);
-    if (r < 0)
-        return error_prefix(err, r, "image %s", c->status.image_id);
     body.key = c->status.image_id;
     body.what = what;
-    body.segment_bytes = bytes;
-    body.n_segment_bytes = n;
+    body.segment_bytes = region->bytes;
+    body.n_segment_bytes = region->n;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
     m.add_region = &body;
-    r = call(c, CREATE_REGION, &m, fds, n, REQUEST_TIMEOUT_MS, err);
-    for (size_t i = 0; i < n; i++)
-        (void)close_fd(fds[i]);
-    return r;
+    return call(c, CREATE_REGION, &m, region->fds, region->n, REQUEST_TIMEOUT_MS, err);
+}
+
+static void on_region_open(void *userdata, void *payload, int r, const struct error *err)
+{
+    struct container *c = userdata;
+    struct error *why = NULL;
+    LOG_SCOPE(pod, "pod", c->sandbox->id);
+
+    c->region_job.job = NULL;
+    if (r >= 0)
+        r = add_region(c, payload, &why);
+    else
+        (void)error_set_class(&why, (int)error_class_of(err, r), r, "image %s: %s",
+                              c->status.image_id, error_text(err, r));
+    if (r < 0)
+        plan_step_done(c->plan, CREATE_REGION, r, why);
+}
+
+static void free_region(void *payload)
+{
+    image_region_free(payload);
+}
+
+static int create_region(struct plan_run *run, void *object, struct error **err)
+{
+    static const struct side_job_ops ops = {open_region, on_region_open, free_region};
+    struct container *c = object;
+    struct image_region *region = NULL;
+    int r = connected(c, err);
+
+    if (r >= 0)
+        r = image_region_new(c->sandbox->node->images, c->image, &region, err);
+    if (r >= 0)
+        r = side_job_start(c->sandbox->node->host_worker, &ops, region, "opening the image's files",
+                           FILES_TIMEOUT_MS, c, &c->region_job.job, err);
+    return r < 0 ? r : 1;
+}
+
+static void cancel_region(struct plan_run *run, void *object)
+{
+    struct container *c = object;
+
+    side_job_cancel(TAKE(c->region_job.job));
+    cancel_call(run, object);
 }
 
 static int undo_region(struct plan_run *run, void *object, struct error **err)
@@ -230,7 +269,7 @@ static int undo_commit(struct plan_run *run, void *object, struct error **err)
 }
 
 static const struct plan_step create_steps[] = {
-    [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_call},
+    [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_region},
     [CREATE_VOLUMES] = {"volumes", 0, PLAN_VOLATILE, VOLUMES_TIMEOUT_MS, create_volumes,
                         undo_volumes, cancel_volumes},
     /* a log that was made stays, as on any node */

@@ -65,6 +65,7 @@ void container_free(struct container *c)
     store_forget(TAKE(c->end_op));
     vmm_call_cancel(c->call);
     container_volumes_free(c);
+    side_job_cancel(c->region_job.job);
     side_job_cancel(c->files_job.job);
     container_files_free(c->files);
     sd_event_source_disable_unref(c->timer);

@@ -54,7 +54,7 @@ struct container {
     struct vmm_call *call;       /* owned; what the open plan's step waits for */
     unsigned call_step;          /* of a create plan: which step that is */
     struct container_volumes *volumes; /* owned; while it is created */
-    struct step_job files_job;
+    struct step_job region_job, files_job;
     struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;
     bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */

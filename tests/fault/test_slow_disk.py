@@ -135,11 +135,15 @@ class SlowDisk(unittest.TestCase):
         ctr = self.create(pod, "slow", timeout=200).container_id  # waits for the rest of the hang
         self.node.cri.StartContainer(container_id=ctr)
 
-    def test_a_slow_scratch_disk_stops_nobody_else(self):
-        self.node.start("pod.scratch.copy=2*delay(10000);pod.scratch.remove=1*delay(10000)")
+    def test_a_slow_disk_of_ours_stops_nobody_else(self):
+        self.node.start("pod.scratch.copy=2*delay(10000);pod.scratch.remove=1*delay(10000);"
+                        "image.region.open=1*delay(10000)")
         cri = self.node.cri
         pod = cri.run_pod("one", log_directory=str(self.node.logs / "one"))
-        ctr = cri.run(pod, "c", nodes.IMAGE, FOREVER)
+        create = self.create(pod, "c", future=True, timeout=200)
+        self.answers(create)
+        ctr = create.result().container_id
+        cri.StartContainer(container_id=ctr)
         _, run = self.begin("two")
         self.answers(run)
         cri.exec(ctr, "true")

@@ -356,26 +356,25 @@ static void the_region_is_metadata_then_the_layers_with_data(void **state)
 {
     struct fixture *f = *state;
     const struct image *i = add(f, "app", A, L1, L2);
-    uint64_t *bytes;
+    struct image_region *r = NULL;
     struct stat st;
-    size_t n;
-    int *fds;
 
-    assert_int_equal(image_open_region(f->s, i, &fds, &bytes, &n, NULL), 0);
-    assert_int_equal(n, 2); /* the layer without data has no segment */
-    assert_int_equal(bytes[0], 4096);
-    assert_int_equal(bytes[1], 8192);
-    for (size_t k = 0; k < n; k++) {
-        assert_int_equal(fcntl(fds[k], F_GETFL) & O_ACCMODE, O_RDONLY);
-        assert_true(fcntl(fds[k], F_GETFD) & FD_CLOEXEC);
-        assert_int_equal(fstat(fds[k], &st), 0);
-        assert_int_equal(st.st_size, bytes[k]);
-        close_fd(fds[k]);
+    assert_int_equal(image_region_new(f->s, i, &r, NULL), 0);
+    assert_int_equal(r->n, 2); /* the layer without data has no segment */
+    assert_int_equal(r->bytes[0], 4096);
+    assert_int_equal(r->bytes[1], 8192);
+    assert_int_equal(image_region_open(r, NULL), 0);
+    for (size_t k = 0; k < r->n; k++) {
+        assert_int_equal(fcntl(r->fds[k], F_GETFL) & O_ACCMODE, O_RDONLY);
+        assert_true(fcntl(r->fds[k], F_GETFD) & FD_CLOEXEC);
+        assert_int_equal(fstat(r->fds[k], &st), 0);
+        assert_int_equal(st.st_size, r->bytes[k]);
     }
-    free(fds);
-    free(bytes);
+    image_region_free(r);
+    assert_int_equal(image_region_new(f->s, i, &r, NULL), 0);
     make_file(f, "layers", L1, ".2.data", 4096);
-    assert_int_equal(image_open_region(f->s, i, &fds, &bytes, &n, NULL), -EBADMSG);
+    assert_int_equal(image_region_open(r, NULL), -EBADMSG);
+    image_region_free(r);
 }
 
 static void a_record_without_its_files_is_set_aside(void **state)
