@@ -158,8 +158,6 @@ static int map_segment(struct ro_region *g, const struct ro_region_segment *s, s
         return error_set(err, -errno, "segment %zu: mapping it%s", g->n,
                          errno == ENOMEM ? ": no memory, or more mappings than vm.max_map_count"
                                          : "");
-    (void)madvise(at, (size_t)s->bytes, MADV_DONTDUMP);
-    (void)madvise(at, (size_t)s->bytes, MADV_DONTFORK);
     if (fd_is_sealed(s->fd))
         ; /* nothing can be lost */
     else if (s->bytes < RO_REGION_PROBED_BYTES)
@@ -198,11 +196,17 @@ int ro_region_begin(struct ro_region **ret, struct error **err)
 static int append_checked(struct ro_region *g, const struct ro_region_segment *segments, size_t n,
                           struct error **err)
 {
+    uint8_t *from = g->start + g->used;
     int r = 0;
 
     for (size_t i = 0; i < n && r >= 0; i++)
         r = map_segment(g, &segments[i], err);
-    return r;
+    if (r < 0)
+        return r;
+    /* all at once: a volume may have thousands of files */
+    (void)madvise(from, (size_t)(g->start + g->used - from), MADV_DONTDUMP);
+    (void)madvise(from, (size_t)(g->start + g->used - from), MADV_DONTFORK);
+    return 0;
 }
 
 int ro_region_append(struct ro_region *g, const struct ro_region_segment *segments, size_t n,
