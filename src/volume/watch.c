@@ -40,6 +40,8 @@ struct volume_watched {
     bool must_follow;          /* the directories may be others by now */
     bool must_compare;         /* without an event: after rearm and overflow */
     bool armed, gone, has_seen, has_told;
+    bool quiet;                  /* nothing was noted since the last notice */
+    char known[NAME_MAX + 1];    /* target of what the owner has or was told of; "": not known */
     struct volume_identity seen; /* what the owner has */
     struct volume_identity told; /* what the volume was at the last CHANGED, */
     int told_r;                  /* or the errno why that could not be seen */
@@ -323,6 +325,7 @@ static void tell(struct volume_watched *v, unsigned what)
         notice.path = path;
     }
     v->pending = 0;
+    v->quiet = true;
     v->armed = false;
     v->fn(v, &notice, v->userdata); /* v may be freed now */
 }
@@ -345,6 +348,18 @@ static bool was_told(const struct volume_watched *v, int r, const struct volume_
     return r < 0 ? !(v->pending & VOLUME_CHANGED) : volume_identity_equal(now, &v->told);
 }
 
+/* A generation is never renamed back, so another name says without a look at its files that it is new. */
+static bool is_renamed(const struct volume_watched *v)
+{
+    return v->live && v->known[0] && v->target[0] && strcmp(v->target, v->known) != 0 &&
+           !v->must_compare && !v->must_follow;
+}
+
+static void set_known(struct volume_watched *v, const char *target)
+{
+    memcpy(v->known, target, strlen(target) + 1);
+}
+
 /* CHANGED is pending afterwards if the volume is not what its owner has, nor what he was told of before
  * and could not use: else he would be told without end. root: or the errno why there is none. */
 static void compare(struct volume_watched *v, int root)
@@ -352,6 +367,11 @@ static void compare(struct volume_watched *v, int root)
     struct volume_identity now = {""};
     int r = root;
 
+    if (v->has_seen && root >= 0 && is_renamed(v)) {
+        v->has_told = false;
+        set_known(v, "");
+        return;
+    }
     v->must_compare = false;
     if (!v->has_seen)
         return;
@@ -360,6 +380,7 @@ static void compare(struct volume_watched *v, int root)
     if ((r < 0 && !v->live) || (r == 0 && volume_identity_equal(&now, &v->seen)) ||
         was_told(v, r, &now)) {
         v->pending &= ~VOLUME_CHANGED; /* what is not live stays as it was mapped */
+        set_known(v, v->live && !v->must_follow ? v->target : "");
         return;
     }
     v->pending |= VOLUME_CHANGED;
@@ -529,10 +550,16 @@ void volume_watch_remove(struct volume_watched *v)
 
 void volume_watch_rearm(struct volume_watched *v, const struct volume_identity *seen)
 {
+    /* what has not been noted by now is an event still */
+    bool same = v->quiet && !v->blind && read_events(v->watch) == 0 && !v->pending &&
+                !v->must_follow && !v->must_compare;
+
     v->armed = true;
+    v->quiet = false;
     v->has_seen = seen != NULL;
     if (seen)
         v->seen = *seen;
-    v->must_compare = seen != NULL;
+    v->must_compare = seen != NULL && !same;
+    set_known(v, same ? v->target : "");
     enqueue(v);
 }
