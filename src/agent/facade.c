@@ -253,18 +253,6 @@ static int generation_add(struct agent *a, int facade, const struct source *s, s
     return r;
 }
 
-/* Its files go as kubelet removes them: who watches or still reads them sees what he would on a host. */
-static void generation_remove(struct agent *a, const char *volume, int facade,
-                              const struct generation *g)
-{
-    _cleanup_(freep) char *path = generation_path(a, g->layer, g);
-    int r = dir_remove_tree(AT_FDCWD, path);
-
-    if (r < 0)
-        log_warning_errno(r, "volume %s: the old generation goes without its events", volume);
-    generation_hide(a, volume, facade, g);
-}
-
 /* ---- links */
 
 static int link_make(int facade, const char *name, const char *target, const struct stat *st)
@@ -424,7 +412,7 @@ static void settle_links(const char *name, int facade, const struct source *s)
 }
 
 int facade_update(struct agent *a, const char *name, const struct region *region, const char *part,
-                  struct generation *g, struct error **err)
+                  struct generation *g, struct generation *ret_old, struct error **err)
 {
     _cleanup_(freep) char *path = facade_path(a, name);
     _cleanup_(closep) int facade = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -451,11 +439,24 @@ int facade_update(struct agent *a, const char *name, const struct region *region
     }
     if (r == 0) {
         settle_links(name, facade, &s);
-        generation_remove(a, name, facade, g);
+        *ret_old = *g;
         *g = next;
     }
     (void)close_fd(s.dir);
     return r < 0 ? error_prefix(err, r, "volume %s", name) : 0;
+}
+
+/* Its files go as kubelet removes them: who watches or still reads them sees what he would on a host. */
+void facade_retire(struct agent *a, const char *name, const struct generation *old)
+{
+    _cleanup_(freep) char *path = facade_path(a, name);
+    _cleanup_(freep) char *files = generation_path(a, old->layer, old);
+    _cleanup_(closep) int facade = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int r = dir_remove_tree(AT_FDCWD, files);
+
+    if (r < 0)
+        log_warning_errno(r, "volume %s: the old generation goes without its events", name);
+    generation_hide(a, name, facade, old);
 }
 
 void facade_remove(struct agent *a, const char *name, const struct generation *g)

@@ -28,9 +28,11 @@ struct generation {
 int facade_new(struct agent *a, const char *name, const struct region *region, const char *part,
                struct generation *ret, struct error **err);
 /* Moves it to the generation of another region, in the order of kubelet's system calls; *g becomes the
- * new one, the old one's files are unlinked. On error the old one stays. */
+ * new one, *ret_old what it was, for facade_retire. On error the old one stays. */
 int facade_update(struct agent *a, const char *name, const struct region *region, const char *part,
-                  struct generation *g, struct error **err);
+                  struct generation *g, struct generation *ret_old, struct error **err);
+/* Unlinks the files of a generation that was left, and its directory. */
+void facade_retire(struct agent *a, const char *name, const struct generation *old);
 /* No container has it any more. */
 void facade_remove(struct agent *a, const char *name, const struct generation *g);
 /* At the end: frees the records; what is mounted stays. */

@@ -2,6 +2,7 @@
 #include "agent/volume.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "agent/mountapi.h"
 #include "agent/region-wait.h"
 #include "agent/rootfs.h"
+#include "base/clock.h"
 #include "base/limit.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -275,10 +277,12 @@ static void update_end(struct update *u, int r, const struct error *err)
     update_free(u);
 }
 
+/* start_ns: when the region's device was there. */
 static int move(struct agent *a, struct volume *v, struct region *region, const struct update *u,
-                struct error **err)
+                uint64_t start_ns, struct error **err)
 {
-    int r = facade_update(a, v->name, region, u->part, &v->generation, err);
+    struct generation old;
+    int r = facade_update(a, v->name, region, u->part, &v->generation, &old, err);
 
     if (r < 0) {
         region_put(region);
@@ -288,7 +292,9 @@ static int move(struct agent *a, struct volume *v, struct region *region, const 
     v->region = region;
     free(v->part);
     v->part = str_dup(u->part);
-    log_info("volume %s: now %s", v->name, v->generation.name);
+    log_info("volume %s: now %s, %" PRIu64 " us to mount it", v->name, v->generation.name,
+             (clock_mono_ns() - start_ns) / 1000);
+    facade_retire(a, v->name, &old);
     return 0;
 }
 
@@ -306,6 +312,7 @@ static bool try_update(void *userdata)
     struct update *u = userdata;
     struct agent *a = u->agent;
     struct volume *v = find(a, u->volume);
+    uint64_t start = clock_mono_ns();
     struct region *region;
     int r = 0;
 
@@ -318,7 +325,7 @@ static bool try_update(void *userdata)
         if (r == -EAGAIN && !err)
             return false;
         if (r == 0)
-            r = move(a, v, region, u, &err);
+            r = move(a, v, region, u, start, &err);
     }
     update_end(u, r, err);
     return true;
