@@ -53,6 +53,29 @@ static void job_free(struct volumes_job *j)
     free(j);
 }
 
+static void close_work(struct worker_job *job)
+{
+    struct volumes_job *j = container_of(job, struct volumes_job, job);
+
+    for (size_t i = 0; i < j->n; i++)
+        volume_mount_done(&j->found[i]);
+}
+
+static void close_done(struct worker_job *job, bool cancelled)
+{
+    job_free(container_of(job, struct volumes_job, job));
+}
+
+/* Each volume was opened in a mount of its own, and with the last descriptor of a mount the kernel waits for
+ * an RCU grace period: in the worker's thread, not here. */
+static void job_end(struct container *c, struct volumes_job *j)
+{
+    j->job.work = close_work;
+    j->job.done = close_done;
+    if (worker_submit(c->sandbox->node->worker, &j->job, NULL) < 0)
+        job_free(j);
+}
+
 static void job_done(struct worker_job *job, bool cancelled);
 static void job_work(struct worker_job *job);
 
@@ -214,7 +237,7 @@ static void take_found(struct container *c, struct volumes_job *j)
         submit(c, j);
         return;
     }
-    job_free(j);
+    job_end(c, j);
     step_over(c, r, err);
 }
 
@@ -230,7 +253,7 @@ static void take_read(struct container *c, struct volumes_job *j)
             v->rec.identity = str_dup(j->identities[i].text);
     }
     c->volumes->layout = TAKE(j->layout);
-    job_free(j);
+    job_end(c, j);
     step_over(c, r, err);
 }
 

@@ -222,6 +222,8 @@ void volume_follow(struct pod_volume *v)
 
 void volume_settled(struct pod_volume *v)
 {
+    if (v->watched)
+        volume_watch_scanned(v->watched);
     volume_follow(v);
 }
 

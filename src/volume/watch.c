@@ -548,6 +548,11 @@ void volume_watch_remove(struct volume_watched *v)
     free(v);
 }
 
+void volume_watch_scanned(struct volume_watched *v)
+{
+    v->quiet = true;
+}
+
 void volume_watch_rearm(struct volume_watched *v, const struct volume_identity *seen)
 {
     /* what has not been noted by now is an event still */

@@ -68,6 +68,10 @@ int volume_watch_add(struct volume_watch *w, const struct volume_mount *m, volum
 /* No notice comes any more; v is freed. NULL is allowed. */
 void volume_watch_remove(struct volume_watched *v);
 
+/* The scan behind the identity of the next rearm was begun after volume_watch_add, so that there is nothing to
+ * compare unless events say so. */
+void volume_watch_scanned(struct volume_watched *v);
+
 /* The owner has what `seen` says and wants the next notice: soon, if the volume is different by now. But a
  * state he was told of and could not use (a scan that failed, a region that was refused) is not told again
  * before something happens to the volume: trying again is up to him and his clock. NULL: whatever was

@@ -164,6 +164,36 @@ static void what_happened_while_the_owner_worked_is_told_at_rearm(void **state)
     assert_told(w, 1, VOLUME_CHANGED);
 }
 
+/* A state that the owner says he scanned since add is not looked at again, but for what events tell. */
+static void a_scan_since_add_is_taken_for_what_it_is(void **state)
+{
+    const struct volume_identity other = {.text = "of something else"};
+    struct world *w = *state;
+
+    watch(w);
+    volume_watch_scanned(w->watched);
+    volume_watch_rearm(w->watched, &other);
+    assert_told(w, 0, 0);
+    kubelet_write(w->secret, two);
+    assert_told(w, 1, VOLUME_CHANGED);
+    rearm(w);
+    kubelet_write(w->secret, one);
+    assert_told(w, 1, VOLUME_CHANGED);
+}
+
+static void a_swap_between_scan_and_rearm_is_told_all_the_same(void **state)
+{
+    struct world *w = *state;
+    struct volume_identity seen;
+
+    watch(w);
+    seen = identity(w);
+    kubelet_write(w->secret, two);
+    volume_watch_scanned(w->watched);
+    volume_watch_rearm(w->watched, &seen);
+    assert_told(w, 1, VOLUME_CHANGED);
+}
+
 static void a_generation_that_could_not_be_used_is_not_told_without_end(void **state)
 {
     struct world *w = *state;
@@ -715,6 +745,8 @@ int main(void)
         CASE(a_swap_is_told_once_per_rearm),
         CASE(five_swaps_in_a_row_are_one_notice),
         CASE(what_happened_while_the_owner_worked_is_told_at_rearm),
+        CASE(a_scan_since_add_is_taken_for_what_it_is),
+        CASE(a_swap_between_scan_and_rearm_is_told_all_the_same),
         CASE(a_generation_that_could_not_be_used_is_not_told_without_end),
         CASE(a_restart_is_caught_up),
         CASE(preparing_and_cleaning_up_is_not_told),
