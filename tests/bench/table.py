@@ -17,6 +17,12 @@ def median(samples):
     return statistics.median(samples)
 
 
+def spread(values, digits=2):
+    """Median and extremes of what each round gave."""
+    v = sorted(values)
+    return f"{median(v):.{digits}f} ({v[0]:.{digits}f}–{v[-1]:.{digits}f})"
+
+
 class Report:
     """Rows of the final table: figure, ours, reference, ratio, aim, reached."""
 

@@ -2,10 +2,12 @@
 /* Reads a volume as an application does: the same program in a container of ours and in the reference's guest.
  *   read DIR FILES PROCESSES MS   each process opens, reads and closes DIR/f0, DIR/f1, … by path until MS have
  *                                 passed; one read is all three. Prints its counts and latencies as JSON
+ *   cat DIR               reads every file below DIR once, whole; prints their bytes
  * A file that is gone between the look at ..data and the opening, as on a host, is counted and not timed. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,10 +160,39 @@ static int read_all(const char *dir, unsigned files, unsigned processes, uint64_
     return bad != 0;
 }
 
+static uint64_t cat_bytes;
+
+static int cat_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    static char buf[1 << 20];
+    int fd = type == FTW_F && S_ISREG(st->st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t n = 0;
+
+    (void)at;
+    if (type != FTW_F || !S_ISREG(st->st_mode))
+        return 0;
+    while (fd >= 0 && (n = read(fd, buf, sizeof(buf))) > 0)
+        cat_bytes += (uint64_t)n;
+    if (fd < 0 || n < 0)
+        return fail(path);
+    close(fd);
+    return 0;
+}
+
+static int cat_all(const char *dir)
+{
+    if (nftw(dir, cat_one, 16, FTW_PHYS | FTW_MOUNT) != 0)
+        return fail(dir);
+    printf("{\"bytes\": %llu}\n", (unsigned long long)cat_bytes);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 6 && strcmp(argv[1], "read") == 0)
         return read_all(argv[2], (unsigned)atoi(argv[3]), (unsigned)atoi(argv[4]),
                         (uint64_t)atoi(argv[5]));
+    if (argc == 3 && strcmp(argv[1], "cat") == 0)
+        return cat_all(argv[2]);
     return 2;
 }
