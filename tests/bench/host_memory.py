@@ -67,6 +67,7 @@ def page_tables(pid):
 @contextlib.contextmanager
 def disk(size):
     """An ext4 file system of its own, as a node has it; its page cache can be dropped."""
+    subprocess.run(["modprobe", "loop"], check=True)
     with tempfile.TemporaryDirectory(prefix="nexus-disk-") as tmp:
         image, where = pathlib.Path(tmp) / "disk", pathlib.Path(tmp) / "root"
         where.mkdir()
