@@ -188,7 +188,7 @@ static void dispatch(struct control *c, Nexus__AgentMessage *m)
         return;
     case NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION:
         region_release(a, (struct region_place){m->release_region->gpa, m->release_region->device},
-                       m->id);
+                       m->release_region->keep_device, m->id);
         return;
     case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
         volume_update(a, m->update_volume, m->id);

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 
 #include "agent/attr.h"
@@ -184,6 +186,7 @@ struct release {
     struct agent *agent;
     struct region_place place;
     uint64_t request;
+    bool keep;                 /* the device's driver */
     unsigned tries;            /* to find the device, or to find it let go */
     struct watch *watch;       /* owned; NULL: it has no reader */
     struct loop_source *timer; /* owned */
@@ -220,6 +223,19 @@ static bool device_is_held(const char *block)
     return false;
 }
 
+/* Pages that somebody else's open descriptor keeps would be the next region's first ones. */
+static int device_forget(const char *block, uint64_t gpa, struct error **err)
+{
+    _cleanup_(closep) int fd = -EBADF;
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/dev/%.16s", block);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || ioctl(fd, BLKFLSBUF, 0) < 0)
+        return error_set(err, -errno, "region %#" PRIx64 ": forget the pages of %s", gpa, block);
+    return 0;
+}
+
 static void release_step(struct release *x)
 {
     _cleanup_(error_freep) struct error *err = NULL;
@@ -244,7 +260,7 @@ static void release_step(struct release *x)
         return;
     }
     if (found)
-        r = unbind(x->place.gpa, block, &err);
+        r = x->keep ? device_forget(block, x->place.gpa, &err) : unbind(x->place.gpa, block, &err);
     release_end(x, r, err);
 }
 
@@ -285,7 +301,7 @@ static int unmount_region(struct release *x, struct region *r, struct error **er
     return 0;
 }
 
-void region_release(struct agent *a, struct region_place place, uint64_t request)
+void region_release(struct agent *a, struct region_place place, bool keep, uint64_t request)
 {
     _cleanup_(error_freep) struct error *err = NULL;
     struct region *region = find(a, place.gpa);
@@ -294,6 +310,7 @@ void region_release(struct agent *a, struct region_place place, uint64_t request
 
     x->agent = a;
     x->place = place;
+    x->keep = keep;
     x->request = request;
     list_append(&a->releases, &x->link);
     r = loop_add_timer(a->loop, on_release_timer, x, &x->timer);

@@ -24,9 +24,10 @@ struct region {
 int region_get(struct agent *a, struct region_place place, struct region **ret, struct error **err);
 void region_put(struct region *r); /* NULL is allowed; stays mounted */
 /* Unmounts, waits for the last reader however long that takes, and takes the device from its driver, so
- * that the host may take it away; then answers request id. A region that is not there is no error; one
+ * that the host may take it away (keep: forgets what was read of it, so that the host may put another region
+ * there); then answers request id. A region that is not there is no error; one
  * that containers or volumes use is -EBUSY. */
-void region_release(struct agent *a, struct region_place place, uint64_t request);
+void region_release(struct agent *a, struct region_place place, bool keep, uint64_t request);
 /* At the end: frees the records; what is mounted stays. */
 void regions_free(struct agent *a);
 /* Offers its device to the driver, if it has none: a slot that was released and filled anew is not announced

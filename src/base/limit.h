@@ -39,7 +39,8 @@
 #define LIMIT_VSOCK_BUFFER_BYTES (256U << 10)
 #define LIMIT_VSOCK_PACKET_BYTES (64U << 10)
 #define LIMIT_CONSOLE_TAIL_BYTES (64U << 10)
-#define LIMIT_REGIONS 64      /* hot-added pmem devices per VM */
+#define LIMIT_REGIONS 60      /* pmem regions per VM */
+#define LIMIT_PARKED 4        /* pmem devices without a region, kept for the next one */
 #define LIMIT_GROUPS_TOLD 256 /* supplemental groups of a process that its status names */
 #define LIMIT_CONTAINERS_PER_POD 64
 

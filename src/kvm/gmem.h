@@ -26,7 +26,7 @@ enum gmem_access { GMEM_READ, GMEM_WRITE };
 #define GMEM_PAGE 4096ULL
 #define GMEM_RAM_MIN (64ULL << 20)
 #define GMEM_RAM_MAX (512ULL << 30)
-#define GMEM_SLOTS (2U + LIMIT_REGIONS)
+#define GMEM_SLOTS (2U + LIMIT_REGIONS + LIMIT_PARKED)
 
 /* ram_bytes: a multiple of 2 MiB in [GMEM_RAM_MIN, GMEM_RAM_MAX]. The pages are not there yet: the
  * first touch makes them, zeroed; huge ones where the host has them for shared memory

@@ -20,7 +20,7 @@ struct watch {
     _Atomic uint64_t replaced;
 };
 
-static struct watch watches[LIMIT_REGIONS + 1];
+static struct watch watches[LIMIT_REGIONS + LIMIT_PARKED + 1];
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER; /* writers only */
 static _Atomic uint64_t replaced;
 

@@ -40,6 +40,7 @@ struct region {
     uint32_t containers;           /* whose root file system it is */
     uint32_t volumes;              /* made of it */
     bool releasing;                /* the agent was asked to let go … */
+    bool parking;                  /* … of the mount alone */
     struct control_caller remover; /* … for this one */
 };
 

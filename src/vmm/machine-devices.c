@@ -175,7 +175,7 @@ int machine_devices_new(struct machine *m, struct error **err)
         r = cold_new(m, n, err);
     if (r < 0)
         return r;
-    for (unsigned i = 0; i < LIMIT_REGIONS && r >= 0; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS && r >= 0; i++)
         r = window_new(m, LAYOUT_MMIO_HOT + i, hot_gsi(i), &m->hot[i].window);
     if (r < 0)
         return error_set(err, r, "hot slots");
@@ -185,7 +185,7 @@ int machine_devices_new(struct machine *m, struct error **err)
 
 int machine_devices_describe(struct machine *m, struct error **err)
 {
-    struct acpi_device devices[COLD_DEVICES_MAX + LIMIT_REGIONS];
+    struct acpi_device devices[COLD_DEVICES_MAX + LAYOUT_HOT_SLOTS];
     struct acpi_config cfg = {
         .cpus = m->cfg.cpus,
         .devices = devices,
@@ -204,7 +204,7 @@ int machine_devices_describe(struct machine *m, struct error **err)
                 .gsi = LAYOUT_GSI_COLD + n,
                 .present_bit = -1,
             };
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         devices[cfg.n++] = (struct acpi_device){
             .window = (uint32_t)LAYOUT_MMIO_WINDOW(LAYOUT_MMIO_HOT + i),
             .gsi = hot_gsi(i),
@@ -228,7 +228,7 @@ void machine_devices_stop(struct machine *m)
     for (unsigned n = 0; n < COLD_DEVICES_MAX; n++)
         if (m->cold[n].window)
             virtio_mmio_stop(m->cold[n].window);
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         if (m->hot[i].window)
             virtio_mmio_stop(m->hot[i].window);
 }
@@ -238,7 +238,7 @@ void machine_devices_release(struct machine *m)
     for (unsigned n = 0; n < COLD_DEVICES_MAX; n++)
         if (m->cold[n].window && n != VSOCK_WINDOW)
             virtio_mmio_detach(m->cold[n].window);
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         virtio_mmio_detach(m->hot[i].window);
 }
 
@@ -252,7 +252,7 @@ void machine_devices_free(struct machine *m)
 {
     for (unsigned n = 0; n < COLD_DEVICES_MAX; n++)
         virtio_mmio_free(m->cold[n].window);
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         virtio_mmio_free(m->hot[i].window);
     machine_regions_free(m);
 }
@@ -288,14 +288,14 @@ void machine_devices_counters(struct machine *m, machine_counter_fn add, void *c
         virtio_mmio_counters(m->cold[n].window, &c);
         add_window(m->cold[n].name, &c, add, ctx);
     }
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++) {
         virtio_mmio_counters(m->hot[i].window, &c);
         sum.accesses += c.accesses;
         sum.rejected += c.rejected;
         sum.kicks += c.kicks;
         sum.interrupts += c.interrupts;
         sum.failures += c.failures;
-        regions += m->hot[i].region != NULL;
+        regions += m->hot[i].region && !m->hot[i].parked;
     }
     add_window("pmem", &sum, add, ctx);
     add(ctx, "regions", regions);

@@ -40,6 +40,8 @@ struct hot_slot {
     uint64_t gpa, bytes;        /* changed under regions_lock */
     char *key, *what;           /* owned; the same */
     uint64_t denied;            /* guest writes; the same */
+    bool may_park;              /* its device is to stay when the region goes */
+    bool parked; /* and has: region shows no file, the guest's driver waits for the next */
 };
 
 /* A memory slot that is kept: a region without files, see machine-regions.c. */
@@ -79,7 +81,7 @@ struct machine {
     int gsi_fd[IOAPIC_PINS]; /* eventfds, one per line in use */
 
     struct cold_device cold[COLD_DEVICES_MAX];
-    struct hot_slot hot[LIMIT_REGIONS];
+    struct hot_slot hot[LAYOUT_HOT_SLOTS];
     struct vacant_slot vacant[VACANT_MAX];
     unsigned next_vacant; /* that goes when there are too many */
     pthread_mutex_t regions_lock;

@@ -5,7 +5,11 @@
  * KVM forgets every page that it has mapped for the guest when a memory slot is removed
  * (kvm_arch_flush_shadow_memslot), and a volume that is updated removes one each time. So the slot of a
  * region that goes is kept with nothing but zeros behind it, and the next region of its size is mapped
- * there: that costs the guest the pages of that region alone. */
+ * there: that costs the guest the pages of that region alone.
+ *
+ * A device that comes and goes costs the guest far more than a mount (ACPI, virtio, libnvdimm, the kernel's page
+ * descriptors for its memory), and a volume that is updated needs one each time. So a few small regions are
+ * parked when they go: slot, device and the guest's driver stay, and the next small one is mapped there. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -53,7 +57,7 @@ static struct hot_slot *slot_take(struct machine *m)
 {
     struct hot_slot *fresh = NULL;
 
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++) {
         struct hot_slot *s = &m->hot[i];
 
         if (s->region)
@@ -239,18 +243,49 @@ static int region_build(struct machine *m, const char *key,
     return 0;
 }
 
+static bool bytes_of(const struct ro_region_segment *segments, size_t n, uint64_t *ret)
+{
+    uint64_t total = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (!checked_add(total, segments[i].bytes, &total))
+            return false;
+    return align_up(total, RO_REGION_ALIGN, ret) && *ret;
+}
+
+static struct hot_slot *parked_find(struct machine *m, uint64_t bytes)
+{
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
+        if (m->hot[i].parked && m->hot[i].bytes == bytes)
+            return &m->hot[i];
+    return NULL;
+}
+
+/* Behind a device that the guest has already. -EXDEV: there is none of its size. */
+static int add_to_parked(struct machine *m, const char *key, const char *what,
+                         const struct ro_region_segment *segments, size_t n, struct hot_slot **ret,
+                         struct error **err)
+{
+    uint64_t bytes = 0;
+    struct hot_slot *s = bytes_of(segments, n, &bytes) ? parked_find(m, bytes) : NULL;
+    int r = s ? ro_region_refill(s->region, segments, n, err) : -EXDEV;
+
+    if (r < 0)
+        return r;
+    s->parked = s->may_park = false;
+    slot_set(m, s, s->region, key, what, s->gpa, bytes);
+    *ret = s;
+    return 0;
+}
+
 /* Into a memory slot that was kept. -EXDEV: there is none of its size. */
 static int add_to_vacant(struct machine *m, const struct ro_region_segment *segments, size_t n,
                          struct ro_region **ret, uint64_t *ret_gpa, struct error **err)
 {
-    uint64_t total = 0, bytes = 0;
-    struct vacant_slot *v;
+    uint64_t bytes = 0;
+    struct vacant_slot *v = bytes_of(segments, n, &bytes) ? vacant_find(m, bytes) : NULL;
     int r;
 
-    for (size_t i = 0; i < n; i++)
-        if (!checked_add(total, segments[i].bytes, &total))
-            return -EXDEV;
-    v = align_up(total, RO_REGION_ALIGN, &bytes) && bytes ? vacant_find(m, bytes) : NULL;
     if (!v)
         return -EXDEV;
     r = ro_region_refill(v->region, segments, n, err);
@@ -324,11 +359,11 @@ static int slot_fill(struct machine *m, struct hot_slot *s, const char *key, con
     return 0;
 }
 
-int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
-                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                       uint64_t *ret_bytes, struct error **err)
+/* In a slot without a region. */
+static int add_to_free(struct machine *m, const char *key, const char *what,
+                       const struct ro_region_segment *segments, size_t n, struct hot_slot **ret,
+                       struct error **err)
 {
-    _cleanup_(freep) struct ro_region_segment *segments = NULL;
     struct hot_slot *s = slot_take(m);
     int r;
 
@@ -336,15 +371,34 @@ int machine_add_region(struct machine *m, const char *key, const char *what, con
         machine_forget_region(m, key);
         return error_set(err, -ENOSPC, "all %d slots of this VM are in use", LIMIT_REGIONS);
     }
+    r = slot_fill(m, s, key, what, segments, n, err);
+    if (r < 0)
+        return r;
+    s->may_park = false;
+    slot_announce(m, s);
+    *ret = s;
+    return 0;
+}
+
+int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
+                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
+                       uint64_t *ret_bytes, struct error **err)
+{
+    _cleanup_(freep) struct ro_region_segment *segments = NULL;
+    struct hot_slot *s = NULL;
+    int r = -EXDEV;
+
     if (n > RO_REGION_SEGMENTS_MAX)
         return error_set(err, -E2BIG, "%zu segments", n);
     segments = segments_of(fds, segment_bytes, n);
     if (more)
         return add_pieces(m, key, segments, n, err);
-    r = slot_fill(m, s, key, what, segments, n, err);
+    if (!partial_find(m, key))
+        r = add_to_parked(m, key, what, segments, n, &s, err);
+    if (r == -EXDEV)
+        r = add_to_free(m, key, what, segments, n, &s, err);
     if (r < 0)
         return r;
-    slot_announce(m, s);
     *ret_gpa = s->gpa;
     *ret_bytes = s->bytes;
     return 0;
@@ -352,7 +406,7 @@ int machine_add_region(struct machine *m, const char *key, const char *what, con
 
 static struct hot_slot *slot_at(struct machine *m, uint64_t gpa)
 {
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         if (m->hot[i].region && gpa - m->hot[i].gpa < m->hot[i].bytes)
             return &m->hot[i];
     return NULL;
@@ -372,7 +426,33 @@ int machine_remove_region(struct machine *m, uint64_t gpa)
     machine_window_unwire(m, s->window, LAYOUT_MMIO_HOT + slot_index(m, s));
     virtio_mmio_detach(s->window);
     slot_set(m, s, NULL, NULL, NULL, 0, 0);
+    s->may_park = false;
     return vacant_keep(m, region, gpa, bytes) ? 0 : memory_remove(m, gpa, region);
+}
+
+bool machine_may_park(struct machine *m, uint64_t gpa)
+{
+    struct hot_slot *s = slot_at(m, gpa);
+    unsigned others = 0;
+
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
+        others += &m->hot[i] != s && (m->hot[i].may_park || m->hot[i].parked);
+    if (!s || s->bytes != RO_REGION_ALIGN || others >= LIMIT_PARKED)
+        return false;
+    s->may_park = true;
+    return true;
+}
+
+int machine_park_region(struct machine *m, uint64_t gpa)
+{
+    struct hot_slot *s = slot_at(m, gpa);
+    int r = s && s->gpa == gpa ? ro_region_vacate(s->region) : -ENOENT;
+
+    if (r < 0)
+        return r;
+    slot_set(m, s, s->region, NULL, NULL, s->gpa, s->bytes);
+    s->parked = true;
+    return 0;
 }
 
 void machine_regions_free(struct machine *m)
@@ -381,7 +461,7 @@ void machine_regions_free(struct machine *m)
         ro_region_free(m->vacant[i].region);
     while (m->partials.next && !list_is_empty(&m->partials))
         ro_region_free(partial_take(list_first(&m->partials, struct hot_partial, link)));
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++) {
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++) {
         ro_region_free(m->hot[i].region);
         free(m->hot[i].key);
         free(m->hot[i].what);
@@ -395,7 +475,10 @@ static void slot_name(const struct hot_slot *s, char *out, size_t size)
 {
     bool what = s->what && s->what[0];
 
-    (void)snprintf(out, size, what ? "%s (%s)" : "%s", s->key, s->what);
+    if (!s->key)
+        (void)snprintf(out, size, "none: parked");
+    else
+        (void)snprintf(out, size, what ? "%s (%s)" : "%s", s->key, s->what);
 }
 
 /* A flood costs its guest an exit each and the host ten lines in five seconds; but whichever region is
@@ -447,7 +530,7 @@ bool machine_repair(void *machine)
     bool mended = false;
 
     (void)pthread_mutex_lock(&m->regions_lock);
-    for (unsigned i = 0; i < LIMIT_REGIONS; i++)
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         if (m->hot[i].region && repair_slot(&m->hot[i]))
             mended = true;
     (void)pthread_mutex_unlock(&m->regions_lock);

@@ -81,6 +81,13 @@ void machine_count_region(struct machine *m, uint64_t gpa, uint64_t *ret_denied,
                           uint64_t *ret_repaired);
 /* The guest has unbound the driver. -ENOENT: no region starts at gpa. */
 int machine_remove_region(struct machine *m, uint64_t gpa);
+/* True: when this region goes its device should stay where it is, for the next region (machine_park_region). A
+ * small region, and fewer than LIMIT_PARKED are so already; it is counted from now on. */
+bool machine_may_park(struct machine *m, uint64_t gpa);
+/* The guest has unmounted the region and kept its driver: no file is behind it any more, and machine_add_region
+ * takes its place for the next one, which the guest finds at once. -ENOENT: no region starts at gpa. Else errno: it is
+ * as it was. */
+int machine_park_region(struct machine *m, uint64_t gpa);
 
 /* "kvm.exit.mmio", "boot.kvm_run_ns", "virtio.net.kicks" … */
 typedef void (*machine_counter_fn)(void *ctx, const char *name, uint64_t value);

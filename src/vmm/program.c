@@ -170,6 +170,20 @@ static int host_remove_region(void *ud, uint64_t gpa)
     return machine_remove_region(p->machine, gpa);
 }
 
+static bool host_may_park(void *ud, uint64_t gpa)
+{
+    struct program *p = ud;
+
+    return machine_may_park(p->machine, gpa);
+}
+
+static int host_park_region(void *ud, uint64_t gpa)
+{
+    struct program *p = ud;
+
+    return machine_park_region(p->machine, gpa);
+}
+
 static void host_stop_vm(void *ud)
 {
     struct program *p = ud;
@@ -198,6 +212,8 @@ static const struct supervisor_host_ops host_ops = {
     .region_is_driven = host_region_is_driven,
     .count_region = host_count_region,
     .remove_region = host_remove_region,
+    .may_park = host_may_park,
+    .park_region = host_park_region,
     .stop_vm = host_stop_vm,
     .exit_process = host_exit_process,
     .counters = host_counters,

@@ -158,7 +158,8 @@ int supervisor_add_region(struct supervisor *sup, struct control_caller who,
 
 static int drop_region(struct supervisor *sup, struct region *region, struct error **err)
 {
-    int r = sup->ops->remove_region(sup->ud, region->gpa);
+    bool park = region->parking && sup->phase != NEXUS__VMM_STATE__PHASE__ENDED;
+    int r = (park ? sup->ops->park_region : sup->ops->remove_region)(sup->ud, region->gpa);
 
     if (r < 0)
         return error_set(err, r, "cannot remove region %s from the VM", region->key);
@@ -192,7 +193,8 @@ static void on_released(void *ud, int r, const struct error *err)
         !agent_link_is_ready(p->sup->agent))
         return; /* the connection is lost: the end of the VM follows, and answers */
     region->releasing = false;
-    if (r == 0 && is_still_driven(p->sup, region) && ask_release(p->sup, region, who, NULL) == 0)
+    if (r == 0 && !region->parking && is_still_driven(p->sup, region) &&
+        ask_release(p->sup, region, who, NULL) == 0)
         return;
     /* a guest that is gone holds nothing */
     if (r == 0 || p->sup->phase == NEXUS__VMM_STATE__PHASE__ENDED) {
@@ -241,8 +243,10 @@ static int ask_release(struct supervisor *sup, struct region *region, struct con
     int r;
 
     p->key = str_dup(region->key);
+    region->parking = sup->ops->may_park && sup->ops->may_park(sup->ud, region->gpa);
     release.gpa = region->gpa;
     release.device = region->device;
+    release.keep_device = region->parking;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION;
     m.release_region = &release;
     r = supervisor_ask(sup, &m, AGENT_NO_TIMEOUT, on_released, p, err);

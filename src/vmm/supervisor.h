@@ -42,6 +42,11 @@ struct supervisor_host_ops {
     void (*count_region)(void *ud, uint64_t gpa, uint64_t *ret_denied, uint64_t *ret_repaired);
     /* The guest has let go of it. 0 or errno. */
     int (*remove_region)(void *ud, uint64_t gpa);
+    /* Whether the guest may keep the device of a region that goes; then park_region instead of remove_region.
+     * NULL: never. */
+    bool (*may_park)(void *ud, uint64_t gpa);
+    /* The guest has unmounted it and kept its driver. 0 or errno. */
+    int (*park_region)(void *ud, uint64_t gpa);
     /* Stop all vCPUs now. supervisor_vm_ended may be called from within or later; either is ignored
      * then, the supervisor has already noted why. */
     void (*stop_vm)(void *ud);

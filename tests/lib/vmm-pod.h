@@ -30,6 +30,8 @@ struct pod {
     char dir[32], path[64];
     int log_fd; /* of the container created last */
     int regions, stops, exit_code;
+    int parked; /* of the regions' devices */
+    bool may_park;
     size_t last_region_files;
     bool last_region_in_order;
     uint64_t next_gpa;
@@ -88,6 +90,20 @@ static inline bool pod_region_is_driven(void *ud, uint64_t gpa)
     return pod->driven && pod->driven--;
 }
 
+static inline bool pod_may_park_op(void *ud, uint64_t gpa)
+{
+    return ((struct pod *)ud)->may_park;
+}
+
+static inline int pod_park_region_op(void *ud, uint64_t gpa)
+{
+    struct pod *pod = ud;
+
+    pod->regions--;
+    pod->parked++;
+    return 0;
+}
+
 static inline void pod_stop_vm(void *ud)
 {
     struct pod *pod = ud;
@@ -107,6 +123,8 @@ static const struct supervisor_host_ops pod_host_ops = {
     .forget_region = pod_forget_region_op,
     .region_is_driven = pod_region_is_driven,
     .remove_region = pod_remove_region_op,
+    .may_park = pod_may_park_op,
+    .park_region = pod_park_region_op,
     .stop_vm = pod_stop_vm,
     .exit_process = pod_exit_process,
 };

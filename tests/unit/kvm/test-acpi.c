@@ -43,7 +43,7 @@ static void check_table(uint64_t gpa, const char *signature)
 /* 5 cold devices and every hot slot: the largest machine. */
 static void build_full(struct acpi_tables *ret)
 {
-    static struct acpi_device devices[5 + LIMIT_REGIONS];
+    static struct acpi_device devices[5 + LAYOUT_HOT_SLOTS];
     struct acpi_config cfg = {
         .cpus = LIMIT_VCPUS,
         .devices = devices,

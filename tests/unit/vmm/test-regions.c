@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a guest's write to a read-only region leaves behind: a count of that region and a line that names
  * it, however loud another region is. No KVM: the part of the machine that is asked is made by hand. */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -53,6 +54,7 @@ static int setup(void **state)
     struct machine *m = xcalloc(1, sizeof(*m));
 
     (void)pthread_mutex_init(&m->regions_lock, NULL);
+    list_init(&m->partials);
     put(m, 0, GPA_A, "vol-1", "secret creds");
     put(m, 3, GPA_B, "plain", NULL);
     n_lines = 0;
@@ -115,12 +117,94 @@ static void a_loud_region_hides_no_other(void **state)
     assert_in_range(n_lines, told + 1, told + 3);
 }
 
+static int add(struct machine *m, const char *key, uint64_t pages, uint64_t *gpa)
+{
+    int fd = memfd_create("more", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    const uint64_t size = pages * RO_REGION_PAGE;
+    uint64_t bytes = 0;
+    int r;
+
+    assert_int_equal(ftruncate(fd, (off_t)size), 0);
+    assert_int_equal(pwrite(fd, key, strlen(key), 0), (ssize_t)strlen(key));
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW), 0);
+    r = machine_add_region(m, key, "", &fd, &size, 1, false, gpa, &bytes, NULL);
+    (void)close(fd);
+    assert_true(r < 0 || bytes == RO_REGION_ALIGN);
+    return r;
+}
+
+static const char *text_at(const struct machine *m, unsigned slot)
+{
+    struct ro_region_slot view;
+
+    ro_region_slot(m->hot[slot].region, &view);
+    return view.hva;
+}
+
+static void parked_region_shows_nothing_and_takes_the_next(void **state)
+{
+    struct machine *m = *state;
+    uint64_t gpa = 0;
+
+    assert_int_equal(machine_park_region(m, GPA_A + 4096), -ENOENT);
+    assert_true(machine_may_park(m, GPA_B));
+    assert_int_equal(machine_park_region(m, GPA_B), 0);
+    assert_string_equal(text_at(m, 3), "");
+    machine_denied(m, GPA_B + 8);
+    assert_non_null(strstr(lines[n_lines - 1], "parked"));
+    assert_int_equal(add(m, "next", 1, &gpa), 0);
+    assert_int_equal(gpa, GPA_B);
+    assert_string_equal(text_at(m, 3), "next");
+    assert_string_equal(m->hot[3].key, "next");
+    assert_int_equal(denied(m, GPA_B), 0); /* a new region's own count */
+    assert_string_equal(m->hot[0].key, "vol-1");
+}
+
+static void a_file_that_cannot_be_mapped_leaves_it_parked(void **state)
+{
+    struct machine *m = *state;
+    const uint64_t bytes = RO_REGION_PAGE;
+    uint64_t gpa = 0, size = 0;
+    int fd = memfd_create("unsealed", MFD_CLOEXEC);
+
+    assert_true(machine_may_park(m, GPA_B));
+    assert_int_equal(machine_park_region(m, GPA_B), 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    assert_int_equal(machine_add_region(m, "bad", "", &fd, &bytes, 1, false, &gpa, &size, NULL),
+                     -EACCES);
+    (void)close(fd);
+    assert_true(m->hot[3].parked);
+    assert_int_equal(add(m, "good", 1, &gpa), 0);
+    assert_int_equal(gpa, GPA_B);
+}
+
+static void few_are_parked_and_small_ones_only(void **state)
+{
+    struct machine *m = *state;
+    unsigned n = 0;
+
+    m->hot[0].bytes = 2 * RO_REGION_ALIGN;
+    assert_false(machine_may_park(m, GPA_A));
+    assert_false(machine_may_park(m, GPA_A - RO_REGION_ALIGN));
+    m->hot[0].bytes = RO_REGION_ALIGN;
+    for (unsigned i = 4; i < 4 + LIMIT_PARKED; i++)
+        put(m, i, GPA_B + (i - 3) * RO_REGION_ALIGN, "more", NULL);
+    for (unsigned i = 4; i < 4 + LIMIT_PARKED; i++)
+        n += machine_may_park(m, GPA_B + (i - 3) * RO_REGION_ALIGN);
+    assert_int_equal(n, LIMIT_PARKED); /* asked for is as good as parked */
+    assert_false(machine_may_park(m, GPA_B));
+    assert_true(machine_may_park(m, GPA_B + RO_REGION_ALIGN)); /* it is counted already */
+}
+
 int main(void)
 {
 #define T(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(writes_are_counted_per_region),
         T(a_loud_region_hides_no_other),
+        T(parked_region_shows_nothing_and_takes_the_next),
+        T(a_file_that_cannot_be_mapped_leaves_it_parked),
+        T(few_are_parked_and_small_ones_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -188,6 +188,24 @@ static void refused_update_changes_nothing(void **state)
     pod_free(pod);
 }
 
+static void device_stays_if_the_machine_wants_it(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+
+    pod_ready(pod, &c);
+    assert_string_equal(pod_add_region(&c, "g1", 1), "");
+    assert_string_equal(pod_add_region(&c, "g2", 1), "");
+    assert_string_equal(pod_remove_region(&c, "g1"), "");
+    assert_int_equal(pod->parked, 0);
+    pod->may_park = true;
+    assert_string_equal(pod_remove_region(&c, "g2"), "");
+    assert_int_equal(pod->parked, 1);
+    assert_int_equal(pod->regions, 1);
+    control_client_close(&c);
+    pod_free(pod);
+}
+
 /* The request's time is 600 ms here; a reader in the guest takes longer. */
 static void release_waits_for_the_last_reader(void **state)
 {
@@ -254,6 +272,7 @@ int main(void)
         cmocka_unit_test(pieces_go_with_their_connection),
         cmocka_unit_test(volumes_hold_their_regions),
         cmocka_unit_test(refused_update_changes_nothing),
+        cmocka_unit_test(device_stays_if_the_machine_wants_it),
         cmocka_unit_test(release_waits_for_the_last_reader),
         cmocka_unit_test(a_driven_device_is_asked_for_again),
         cmocka_unit_test(release_is_answered_when_the_vm_ends),
