@@ -126,21 +126,53 @@ static void put_virtio(struct aml *a, const struct acpi_device *d)
     aml_end(a, dev);
 }
 
-static void put_container(struct aml *a, const struct acpi_config *cfg, uint64_t state_gpa)
-{
-    size_t dev;
+/* "HPC3": the name of a group's container, field or integer. */
+struct group_name {
+    char text[8];
+};
 
-    aml_region(a, "HPR", (uint32_t)state_gpa, 4 * ACPI_STATE_WORDS);
-    aml_field_dwords(a, "HPR", state_fields, ACPI_STATE_WORDS);
-    dev = aml_begin_device(a, "HPC");
+static struct group_name group_name(const char *prefix, unsigned group)
+{
+    struct group_name n;
+
+    (void)snprintf(n.text, sizeof(n.text), "%.3s%u", prefix, group % 10U);
+    return n;
+}
+
+/* A notified container is looked at by the kernel with all that is in it, each device several times, whether it
+ * changed or not: so there are several of them. */
+static void put_container(struct aml *a, const struct acpi_config *cfg, unsigned group)
+{
+    const struct group_name name = group_name("HPC", group);
+    size_t dev = aml_begin_device(a, name.text);
+
     aml_name_string(a, "_HID", "ACPI0004");
-    aml_name_string(a, "_UID", "HP");
+    aml_name_string(a, "_UID", name.text);
     for (size_t i = 0; i < cfg->n; i++)
-        if (cfg->devices[i].present_bit >= 0)
+        if (cfg->devices[i].present_bit >= 0 &&
+            (unsigned)cfg->devices[i].present_bit / ACPI_GROUP_BITS == group)
             put_virtio(a, &cfg->devices[i]);
     aml_end(a, dev);
 }
 
+static void put_containers(struct aml *a, const struct acpi_config *cfg, uint64_t state_gpa)
+{
+    struct group_name names[ACPI_GROUPS];
+    const char *fields[ACPI_GROUPS];
+
+    aml_region(a, "HPR", (uint32_t)state_gpa, 4 * ACPI_STATE_WORDS);
+    aml_field_dwords(a, "HPR", state_fields, ACPI_STATE_WORDS);
+    for (unsigned g = 0; g < ACPI_GROUPS; g++) {
+        names[g] = group_name("GRP", g);
+        fields[g] = names[g].text;
+    }
+    aml_field_bytes(a, "HPR", fields, ACPI_GROUPS);
+    for (unsigned g = 0; g < ACPI_GROUPS; g++)
+        put_container(a, cfg, g);
+}
+
+/* Which groups are not what they were at the last event is found out here: of a change between the comparison and
+ * the store the look that follows sees the whole. */
 static void put_event_device(struct aml *a, uint32_t gsi)
 {
     size_t dev = aml_begin_device(a, "GED"), crs, evt;
@@ -149,8 +181,17 @@ static void put_event_device(struct aml *a, uint32_t gsi)
     crs = aml_begin_buffer_name(a, "_CRS");
     aml_interrupt(a, gsi, false);
     aml_end_buffer(a, crs);
+    for (unsigned g = 0; g < ACPI_GROUPS; g++)
+        aml_name_int(a, group_name("WAS", g).text, 0);
     evt = aml_begin_method(a, "_EVT", 1, true);
-    aml_notify(a, "HPC");
+    for (unsigned g = 0; g < ACPI_GROUPS; g++) {
+        const struct group_name is = group_name("GRP", g), was = group_name("WAS", g);
+        size_t change = aml_begin_if_not_equal(a, is.text, was.text);
+
+        aml_store(a, is.text, was.text);
+        aml_notify(a, group_name("HPC", g).text);
+        aml_end(a, change);
+    }
     aml_end(a, evt);
     aml_end(a, dev);
 }
@@ -194,7 +235,7 @@ static int put_dsdt(struct writer *w, const struct acpi_config *cfg, uint64_t st
     for (size_t i = 0; i < cfg->n; i++)
         if (cfg->devices[i].present_bit < 0)
             put_virtio(&a, &cfg->devices[i]);
-    put_container(&a, cfg, state_gpa);
+    put_containers(&a, cfg, state_gpa);
     put_event_device(&a, cfg->ged_gsi);
     if (cfg->serial)
         put_serial(&a);

@@ -30,6 +30,8 @@ struct acpi_config {
 
 #define ACPI_STATE_WORDS 2U
 #define ACPI_STATE_BITS (32U * ACPI_STATE_WORDS)
+#define ACPI_GROUP_BITS 8U /* devices of a container, the unit that the kernel looks through */
+#define ACPI_GROUPS (ACPI_STATE_BITS / ACPI_GROUP_BITS)
 
 struct acpi_tables {
     size_t bytes;       /* of out, from the RSDP */

@@ -225,7 +225,8 @@ void aml_region(struct aml *a, const char *name, uint32_t gpa, uint8_t len)
     put_int(a, len);
 }
 
-void aml_field_dwords(struct aml *a, const char *region, const char *const *fields, size_t n)
+static void put_field(struct aml *a, const char *region, const char *const *fields, size_t n,
+                      uint8_t access, uint8_t bits)
 {
     size_t mark;
 
@@ -233,12 +234,42 @@ void aml_field_dwords(struct aml *a, const char *region, const char *const *fiel
     put8(a, 0x81);
     mark = a->used;
     put_name(a, region);
-    put8(a, 3); /* DWordAcc, NoLock, Preserve */
+    put8(a, access); /* and NoLock, Preserve */
     for (size_t i = 0; i < n; i++) {
         put_name(a, fields[i]);
-        put8(a, 32); /* bits, as a one-byte package length */
+        put8(a, bits); /* as a one-byte package length */
     }
     aml_end(a, mark);
+}
+
+void aml_field_dwords(struct aml *a, const char *region, const char *const *fields, size_t n)
+{
+    put_field(a, region, fields, n, 3, 32);
+}
+
+void aml_field_bytes(struct aml *a, const char *region, const char *const *fields, size_t n)
+{
+    put_field(a, region, fields, n, 1, 8);
+}
+
+size_t aml_begin_if_not_equal(struct aml *a, const char *x, const char *y)
+{
+    size_t mark;
+
+    put8(a, 0xA0); /* If */
+    mark = a->used;
+    put8(a, 0x92); /* LNot */
+    put8(a, 0x93); /* LEqual */
+    put_name(a, x);
+    put_name(a, y);
+    return mark;
+}
+
+void aml_store(struct aml *a, const char *from, const char *to)
+{
+    put8(a, 0x70);
+    put_name(a, from);
+    put_name(a, to);
 }
 
 void aml_return_if_bits(struct aml *a, const char *name, uint32_t mask, uint8_t value)

@@ -35,6 +35,12 @@ void aml_name_bytes(struct aml *a, const char *name, const uint8_t *values, uint
 void aml_region(struct aml *a, const char *name, uint32_t gpa, uint8_t len);
 /* Field (region, DWordAcc, NoLock, Preserve) { f0, 32, f1, 32 } */
 void aml_field_dwords(struct aml *a, const char *region, const char *const *fields, size_t n);
+/* The same with ByteAcc and fields of 8 bits. */
+void aml_field_bytes(struct aml *a, const char *region, const char *const *fields, size_t n);
+/* If (LNotEqual (x, y)) {…} of two names; ends with aml_end. */
+size_t aml_begin_if_not_equal(struct aml *a, const char *x, const char *y);
+/* Store (from, to) of two names */
+void aml_store(struct aml *a, const char *from, const char *to);
 /* If (And (name, mask)) { Return (value) } Return (Zero) */
 void aml_return_if_bits(struct aml *a, const char *name, uint32_t mask, uint8_t value);
 /* Notify (name, Zero) */

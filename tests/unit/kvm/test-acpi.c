@@ -212,10 +212,15 @@ static int run_iasl(const char *file, const char *log)
 
 static void disassembler_takes_the_dsdt(void **state)
 {
-    static const char *const wanted[] = {"ACPI0004",          "ACPI0013",
-                                         "PNP0501",           "QEMU0001",
-                                         "Device (V044)",     "If ((PRS1 & 0x80000000))",
-                                         "Notify (HPC, Zero)"};
+    static const char *const wanted[] = {"ACPI0004",
+                                         "ACPI0013",
+                                         "PNP0501",
+                                         "QEMU0001",
+                                         "Device (V044)",
+                                         "If ((GRP3 != WAS3))",
+                                         "Field (HPR, ByteAcc,",
+                                         "If ((PRS1 & 0x80000000))",
+                                         "Notify (HPC7, Zero)"};
     char dir[] = "/tmp/nexus-acpi-XXXXXX";
     _cleanup_(freep) char *text = NULL, *said = NULL;
     char aml[64], log[64];
