@@ -115,13 +115,13 @@ class Machine(unittest.TestCase):
         self.assertGreaterEqual(counters["kvm.exit.repaired_faults"], 1)
 
     def test_slots_are_used_again(self):
-        """All 64 slots once each, each removed; then a used one: it needs a bind by the guest."""
-        end, _, said, _ = self.run_guest("reuse", [self.region_file(i) for i in range(65)], args="nexus.n=64")
+        """One slot, emptied and filled 16 times: the guest binds its device each time, unasked by firmware."""
+        end, _, said, _ = self.run_guest("reuse", [self.region_file(i) for i in range(17)], args="nexus.n=16")
         self.assertEqual(end, "power-off", self.log)
-        self.assertEqual([s for s in said if s.startswith("unbind")], ["unbind gives 0"] * 64)
-        self.assertEqual(self.log.count("driver: removal gives 0"), 64)
-        self.assertIn("before bind: -1", said)
-        self.assertIn("pmem0: region-64------ flush 0", said)
+        self.assertEqual([s for s in said if s.startswith("unbind")], ["unbind gives 0"] * 16)
+        self.assertEqual(self.log.count("driver: removal gives 0"), 16)
+        self.assertEqual([s for s in said if s.startswith("before")], ["before bind: -1"] * 16)
+        self.assertIn("pmem0: region-16------ flush 0", said)
 
     def test_erofs_image_mounts_with_dax(self):
         tree = self.tmp / "tree"
