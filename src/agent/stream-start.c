@@ -166,6 +166,7 @@ int stream_start(struct stream *s, const Nexus__StreamOpen *open, struct error *
         return start_first(s, open->start, err);
     case NEXUS__STREAM_OPEN__KIND_EXEC:
         return start_exec(s, open->exec, open->keep, err);
+    case NEXUS__STREAM_OPEN__KIND_FORWARD:
     case NEXUS__STREAM_OPEN__KIND__NOT_SET:
     case _NEXUS__STREAM_OPEN__KIND__CASE_IS_INT_SIZE:
     default:

@@ -226,9 +226,10 @@ static void check_programs(const struct doctor *d, struct finding *f)
 {
     static const char advice[] = "install it, or name its place in nexusd.yaml";
 
-    good(f, "nexus-vmm, nexus-pull, mkfs.ext4");
+    good(f, "nexus-vmm, nexus-pull, nexus-stream, mkfs.ext4");
     check_file(f, "monitor", d->config->vm_program, X_OK, advice);
     check_file(f, "pull helper", d->config->images_pull_program, X_OK, advice);
+    check_file(f, "stream server", d->config->stream_program, X_OK, advice);
     check_file(f, "mkfs", d->config->scratch_mkfs, X_OK, "install e2fsprogs");
 }
 

@@ -21,6 +21,7 @@ struct rpc {
     struct grpc_call *call;
     struct waiter *waiter; /* one of these is set */
     struct vmm_exec *exec;
+    struct stream_call *stream;
     struct image_pull_call *pull;
     const ProtobufCMessageDescriptor *empty; /* with rpc_by_id */
     struct image_write *removal;
@@ -55,6 +56,8 @@ void rpc_fail(struct grpc_call *call, int r, struct error **err);
         message_;                                        \
     })
 void rpc_no_memory(struct grpc_call *call);
+/* The words as a NULL-terminated vector in the call's arena. NULL: the call was answered. */
+char **rpc_command(struct grpc_call *call, char **words, size_t n);
 /* A borrowed string for a message field: never NULL. */
 char *text_of(const char *s);
 
@@ -76,6 +79,7 @@ void cri_list_containers(struct grpc_call *call, const ProtobufCMessage *m, void
 void cri_container_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec_sync(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_image_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_pull_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud);

@@ -41,13 +41,9 @@ void cri_exec_sync(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 
     if (!rpc)
         return;
-    command = arena_alloc(grpc_call_arena(call), (req->n_cmd + 1) * sizeof(char *));
-    if (!command) {
-        rpc_no_memory(call);
+    command = rpc_command(call, req->cmd, req->n_cmd);
+    if (!command)
         return;
-    }
-    for (size_t i = 0; i < req->n_cmd; i++)
-        command[i] = req->cmd[i];
     r = check_range("timeout", req->timeout, 0, INT64_MAX, &err);
     if (r >= 0 && (req->n_cmd == 0 || !req->cmd[0][0]))
         r = error_set(&err, -EINVAL, "the command is empty");

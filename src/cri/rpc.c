@@ -30,6 +30,7 @@ static void on_cancel(struct grpc_call *call, void *userdata)
 
     waiter_cancel(rpc->waiter);
     vmm_exec_cancel(rpc->exec);
+    stream_call_cancel(rpc->stream);
     if (rpc->pull)
         image_pull_cancel(rpc->pull);
     image_remove_forget(rpc->removal);
@@ -98,6 +99,19 @@ void rpc_by_id(struct cri *cri, struct grpc_call *call, rpc_operation operation,
         rpc_fail(call, r, &err);
 }
 
+char **rpc_command(struct grpc_call *call, char **words, size_t n)
+{
+    char **command = arena_alloc(grpc_call_arena(call), (n + 1) * sizeof(char *));
+
+    if (!command) {
+        rpc_no_memory(call);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++)
+        command[i] = words[i];
+    return command;
+}
+
 int cri_new(const struct cri_config *config, struct node *node, struct image_store *images,
             struct cri **ret)
 {
@@ -133,6 +147,7 @@ static const struct grpc_method runtime_methods[] = {
     {"ContainerStatus", cri_container_status},
     {"ReopenContainerLog", cri_reopen_container_log},
     {"ExecSync", cri_exec_sync},
+    {"Exec", cri_exec},
     {NULL, NULL},
 };
 

@@ -68,6 +68,8 @@ static const struct key {
     KEY("images.dir", PATH, images_dir, "/var/lib/nexus/images"),
     KEY("images.pull_program", PATH, images_pull_program, "/usr/libexec/nexus/nexus-pull"),
     KEY("images.stall_timeout", SPAN, images_stall_timeout_ms, "5m"),
+    KEY("stream.program", PATH, stream_program, "/usr/libexec/nexus/nexus-stream"),
+    KEY("stream.idle_timeout", SPAN, stream_idle_timeout_ms, "4h"),
 };
 
 #define SIZE_MAX_BYTES (1ULL << 44)

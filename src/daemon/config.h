@@ -30,6 +30,8 @@ struct config { /* strings and vectors are owned */
     uint64_t network_timeout_ms;
     char *cgroup_root, *cgroup_driver;
     char *images_dir, *images_pull_program;
+    char *stream_program;
+    uint64_t stream_idle_timeout_ms;
     uint64_t images_stall_timeout_ms;
     struct image_registry *registries; /* owned, with its strings */
     size_t n_registries;

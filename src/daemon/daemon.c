@@ -176,6 +176,8 @@ static int open_node(struct nexusd *d, struct error **err)
         .cni_bin_dirs = c->network_bin_dirs,
         .cni_timeout_ms = (unsigned)c->network_timeout_ms,
         .cgroup_root = c->cgroup_root,
+        .stream_path = c->stream_program,
+        .stream_idle_ms = c->stream_idle_timeout_ms,
         .volume_roots = {.kubelet_root = c->mapper_kubelet_root, .listed = c->mapper_directories},
         .volume_data = (enum volume_data)volume_data_parse(c->mapper_data),
     };

@@ -47,6 +47,7 @@ struct node {
     struct worker *worker;             /* owned; reads volumes */
     struct worker *host_worker;        /* owned; our own disk, cgroups */
     struct worker *files_worker; /* owned; kubelet's files: logs, what is copied into guests */
+    struct stream_link *streams; /* owned */
     unsigned adopting;           /* sandboxes whose VM has not answered yet */
 };
 

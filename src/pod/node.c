@@ -33,6 +33,19 @@ static int open_store(const char *dir, const char *name, struct store_queue *que
     return store_open(path, queue, ret, err);
 }
 
+static int open_streams(struct node *n, struct error **err)
+{
+    const struct stream_link_config config = {
+        .run_dir = n->config.run_dir,
+        .vmm_dirfd = n->vmm_dirfd,
+        .program = n->config.stream_path,
+        .log_level = n->config.log_level,
+        .idle_ms = n->config.stream_idle_ms,
+    };
+
+    return stream_link_new(n->event, &config, &n->streams, err);
+}
+
 int node_new(sd_event *event, const struct node_config *config, struct image_store *images,
              struct node **ret, struct error **err)
 {
@@ -63,6 +76,8 @@ int node_new(sd_event *event, const struct node_config *config, struct image_sto
     if (r >= 0)
         r = cgroup_fs_open(config->cgroup_root, &n->cgroups, err);
     if (r >= 0)
+        r = open_streams(n, err);
+    if (r >= 0)
         r = volumes_init(n, err);
     if (r >= 0)
         r = worker_new(event, &n->host_worker, err);
@@ -83,6 +98,7 @@ void node_free(struct node *n)
     volumes_done(n);
     worker_free(n->host_worker);
     worker_free(n->files_worker);
+    stream_link_free(n->streams);
     if (n->answers.done.next)
         waiter_queue_done(&n->answers);
     sd_event_source_disable_unref(n->recovery_timer);
@@ -295,6 +311,52 @@ int node_exec(struct node *n, const char *id, char *const *command, uint64_t tim
     spec.late_start = true;
     sandbox_socket_name(c->sandbox, name);
     return vmm_exec_start(n->event, n->vmm_dirfd, name, &spec, timeout_ms, fn, userdata, ret, err);
+}
+
+/* ---- streaming */
+
+static int offer(struct node *n, const struct sandbox *s, Nexus__StreamOffer *o,
+                 const struct stream_channels *channels, stream_url_fn fn, void *userdata,
+                 struct stream_call **ret, struct error **err)
+{
+    char name[LIMIT_ID_MAX + 8];
+
+    sandbox_socket_name(s, name);
+    o->vmm_socket = name;
+    if (channels) {
+        o->in = channels->in;
+        o->out = channels->out;
+        o->err = channels->err;
+        o->tty = channels->tty;
+    }
+    return stream_link_offer(n->streams, o, fn, userdata, ret, err);
+}
+
+int node_open_exec(struct node *n, const char *id, char *const *command,
+                   const struct stream_channels *channels, stream_url_fn fn, void *userdata,
+                   struct stream_call **ret, struct error **err)
+{
+    Nexus__StreamOffer o = NEXUS__STREAM_OFFER__INIT;
+    Nexus__ExecSpec spec = NEXUS__EXEC_SPEC__INIT;
+    Nexus__ProcessSpec process = NEXUS__PROCESS_SPEC__INIT;
+    char term[] = "TERM=xterm";
+    char *env[] = {term};
+    struct container *c = NULL;
+    int r = node_find_running(n, id, &c, err);
+
+    if (r < 0)
+        return r;
+    process.n_args = strv_len(command);
+    process.args = (char **)(uintptr_t)command; /* only read */
+    process.tty = channels->tty;
+    process.env = env;
+    process.n_env = channels->tty ? 1 : 0;
+    spec.container_id = c->id;
+    spec.process = &process;
+    spec.open_stdin = channels->in;
+    o.target_case = NEXUS__STREAM_OFFER__TARGET_EXEC;
+    o.exec = &spec;
+    return offer(n, c->sandbox, &o, channels, fn, userdata, ret, err);
 }
 
 /* ---- for people and tests */

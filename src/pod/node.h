@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "pod/container.h"
 #include "pod/sandbox.h"
+#include "pod/stream-link.h"
 #include "pod/vmm-exec.h"
 #include "pod/waiter.h"
 #include "volume/kind.h"
@@ -49,6 +50,9 @@ struct node_config {                 /* all borrowed, outlive the node */
     char *const *cni_bin_dirs;
     unsigned cni_timeout_ms;
     const char *cgroup_root;
+
+    const char *stream_path; /* of nexus-stream */
+    uint64_t stream_idle_ms; /* a client that is silent for so long is left */
 
     struct volume_roots volume_roots; /* where mapped volumes are */
     enum volume_data volume_data;
@@ -124,6 +128,23 @@ int node_reopen_log(struct node *n, const char *id, waiter_fn fn, void *userdata
 /* timeout_ms 0: none. Cancel with vmm_exec_cancel. */
 int node_exec(struct node *n, const char *id, char *const *command, uint64_t timeout_ms,
               vmm_exec_fn fn, void *userdata, struct vmm_exec **ret, struct error **err);
+
+/* ---- streaming: nexus-stream serves what is asked for here, at the URL that is told */
+
+struct stream_channels {
+    bool in, out, err, tty; /* at least one of the first three; not err with tty */
+};
+/* Cancel with stream_call_cancel. Of a running container. */
+int node_open_exec(struct node *n, const char *id, char *const *command,
+                   const struct stream_channels *channels, stream_url_fn fn, void *userdata,
+                   struct stream_call **ret, struct error **err);
+/* stdin only reaches a container that was created with one. */
+int node_open_attach(struct node *n, const char *id, const struct stream_channels *channels,
+                     stream_url_fn fn, void *userdata, struct stream_call **ret,
+                     struct error **err);
+/* Of a sandbox that is READY. */
+int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, void *userdata,
+                      struct stream_call **ret, struct error **err);
 
 /* ---- for people and tests */
 

@@ -73,10 +73,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (in.n && r == 0) {
         uint8_t what = fuzz_u8(&in);
 
-        if (mode & 1 || mode & 64)
-            client_bytes(&client, p, fuzz_bytes(&in, fuzz_u8(&in), &p));
-        else
+        if (mode & 1 || mode & 64) {
+            size_t n = fuzz_bytes(&in, fuzz_u8(&in), &p);
+
+            client_bytes(&client, p, n);
+        } else {
             fuzz_spdy_frame(&in, &client);
+        }
         if (channels_want_input(c)) {
             size_t n = min_of(client.out.used, (size_t)65536);
 

@@ -187,6 +187,7 @@ class Node:
              "network": {"conf_dir": str(self.root / "cni"), "netns_dir": str(self.root / "netns"),
                          "bin_dirs": [str(ROOT / "tests/fakes"), "/opt/cni/bin", "/usr/lib/cni"]},
              "cgroup": {"driver": "cgroupfs"},
+             "stream": {"program": str(BUILD / "src/stream/nexus-stream")},
              "images": {"dir": str(self.root / "state/images"), "pull_program": str(PULL),
                         "registries": [{"host": h, "endpoints": [e]} for h, e in self.registries]}}
         for key, value in self.extra.items():
@@ -288,7 +289,7 @@ class Node:
             self.cri.close()
         if self.proc and self.proc.poll() is None:
             self.kill()
-        for pid in self.vmm_pids():
+        for pid in self.vmm_pids() + self.stream_pids():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self.end_namespaces()
@@ -318,6 +319,18 @@ class Node:
                 if b"--id" not in cmd or os.readlink(p / "exe") != str(self.vmm) or not alive(int(p.name)):
                     continue
                 if self.real or f"{self.root}/".encode() in (p / "environ").read_bytes():
+                    out.append(int(p.name))
+            except OSError:
+                pass
+        return sorted(out)
+
+    def stream_pids(self):
+        """nexus-stream of this node: it outlives nexusd."""
+        out = []
+        for p in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if os.path.basename(os.readlink(p / "exe")) == "nexus-stream" and alive(int(p.name)) and any(
+                        os.readlink(f).startswith(f"{self.root}/") for f in (p / "fd").iterdir()):
                     out.append(int(p.name))
             except OSError:
                 pass

@@ -81,6 +81,8 @@ network:
   bin_dirs: {json.dumps(list(map(str, bin_dirs)))}
   netns_dir: {self.netns}
   timeout: 240s
+stream:
+  program: {BUILD}/src/stream/nexus-stream
 images:
   dir: {self.state}/images
   pull_program: {self.build}/src/pull/nexus-pull
@@ -201,6 +203,14 @@ images:
                 found.append(int(p.name))
         return found
 
+    @staticmethod
+    def is_stream_server(pid):
+        """nexus-stream belongs to the node and outlives nexusd."""
+        try:
+            return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "nexus-stream"
+        except OSError:
+            return False
+
     def vmm_pids(self):
         out = []
         for pid in self.processes():
@@ -227,7 +237,7 @@ images:
     def census(self):
         """What this node still holds though it should hold no pod: "" or one line a thing."""
         left = [f"process {p}: {pathlib.Path(f'/proc/{p}/cmdline').read_bytes().replace(bytes(1), b' ').decode()[:80]}"
-                for p in self.processes() if os.path.exists(f"/proc/{p}")]
+                for p in self.processes() if os.path.exists(f"/proc/{p}/exe") and not self.is_stream_server(p)]
         left += [f"netns {n.name}" for n in self.netns.iterdir()]
         for kind, now in self.kernel_objects().items():
             left += [f"{kind} {x}" for x in sorted(now - self.before[kind])]

@@ -81,7 +81,7 @@ static inline void client_syn_raw(struct spdy_client *c, uint32_t id, uint32_t f
     c->z.avail_in = (uInt)len;
     c->z.next_out = p + 10;
     c->z.avail_out = sizeof(p) - 10;
-    if (deflate(&c->z, Z_SYNC_FLUSH) != Z_OK || c->z.avail_in)
+    if (deflate(&c->z, Z_SYNC_FLUSH) == Z_STREAM_ERROR || c->z.avail_in)
         abort();
     client_control(c, 1, flags, p, sizeof(p) - c->z.avail_out);
 }

@@ -501,7 +501,7 @@ class Doctor(Case):
         super().setUp()
         for d in ("cni", "bin", "cgroup"):
             (self.dir / d).mkdir()
-        for name in ("bridge", "vmm", "pull", "mkfs"):
+        for name in ("bridge", "vmm", "pull", "stream", "mkfs"):
             f = self.dir / "bin" / name
             f.write_text("#!/bin/sh\n")
             f.chmod(0o755)
@@ -513,6 +513,7 @@ state_dir: {self.dir}/state/deep/down
 vm: {{program: {self.dir}/bin/vmm, kernel: {self.dir}/vmlinux, initramfs: {self.dir}/initramfs, kvm: /dev/kvm}}
 scratch: {{mkfs: {self.dir}/bin/mkfs}}
 network: {{conf_dir: {self.dir}/cni, bin_dirs: [{self.dir}/bin]}}
+stream: {{program: {self.dir}/bin/stream}}
 images: {{dir: {self.dir}/images, pull_program: {self.dir}/bin/pull}}
 """
 
