@@ -167,6 +167,9 @@ int stream_start(struct stream *s, const Nexus__StreamOpen *open, struct error *
     case NEXUS__STREAM_OPEN__KIND_EXEC:
         return start_exec(s, open->exec, open->keep, err);
     case NEXUS__STREAM_OPEN__KIND_FORWARD:
+        s->is_forward = true;
+        s->port = (uint16_t)open->forward->port;
+        return stream_connect(s, err);
     case NEXUS__STREAM_OPEN__KIND__NOT_SET:
     case _NEXUS__STREAM_OPEN__KIND__CASE_IS_INT_SIZE:
     default:

@@ -27,6 +27,12 @@
 static void progress(struct stream *s);
 static void set_events(struct stream *s);
 
+/* A forward that does not stand yet. */
+static bool is_connecting(const struct stream *s)
+{
+    return s->is_forward && s->state == STREAM_STARTING;
+}
+
 /* ---- ends */
 
 static void end_close(struct stream_end *e)
@@ -139,6 +145,8 @@ static void send_out(struct stream *s)
 
 static int watch_status(struct stream *s);
 static void read_status(struct stream *s);
+static void started(struct stream *s);
+static int watch_ends(struct stream *s);
 
 /* ---- output of the process */
 
@@ -167,6 +175,10 @@ static void read_output(struct stream_end *e)
             if (e->stream->drained)
                 end_eof(e);
             return;
+        }
+        if (got < 0 && e->stream->is_forward) { /* reset: both ways */
+            e->stream->exit.code = 1;
+            end_close(&e->stream->in);
         }
         if (got <= 0) { /* EIO: a terminal without a process */
             end_eof(e);
@@ -197,6 +209,13 @@ static void on_output(struct loop_source *src, int fd, unsigned events, void *us
 
 /* ---- input of the process */
 
+static void end_input(struct stream *s)
+{
+    if (s->is_forward) /* the other half goes on */
+        (void)shutdown(s->in.fd, SHUT_WR);
+    end_close(&s->in);
+}
+
 static void write_input(struct stream *s)
 {
     struct buf *b = &s->pump.input;
@@ -216,17 +235,43 @@ static void write_input(struct stream *s)
     if (s->in.fd < 0)
         buf_clear(b);
     /* the end of a terminal's input is a character, which the peer sends */
-    else if (s->pump.input_eof && !s->tty)
+    else if (b->used == 0 && s->pump.input_eof && !s->tty)
+        end_input(s);
+}
+
+/* The connection of a forward stands, or ::1 is tried, or it fails. */
+static void on_connected(struct stream *s)
+{
+    int r = stream_connected(s);
+
+    if (r > 0) {
+        started(s);
+        return;
+    }
+    if (r < 0 && !s->second) {
+        _cleanup_(error_freep) struct error *err = NULL;
+
         end_close(&s->in);
+        end_close(&s->out);
+        s->second = true;
+        if (stream_connect(s, &err) == 0) /* else the first failure is the one to tell */
+            r = watch_ends(s);
+    }
+    if (r < 0)
+        queue_error(s, EXIT_START_FAILED, r, error_class_name(error_class_from_errno(r)),
+                    strerror(-r));
 }
 
 static void on_input(struct loop_source *src, int fd, unsigned events, void *userdata)
 {
     struct stream_end *e = userdata;
 
-    if ((events & LOOP_HANGUP) && !e->stream->tty)
+    if (is_connecting(e->stream))
+        on_connected(e->stream);
+    else if ((events & LOOP_HANGUP) && !e->stream->tty)
         end_close(e); /* the reading end is closed */
-    write_input(e->stream);
+    if (!is_connecting(e->stream))
+        write_input(e->stream);
     progress(e->stream);
 }
 
@@ -298,7 +343,7 @@ static void started(struct stream *s)
     nexus__stream_started__init(&m);
     nexus__identity__init(&user);
     m.pid = s->process ? (uint32_t)s->process->pid : 0;
-    if (!s->is_exec) {
+    if (!s->is_exec && !s->is_forward) {
         container_identity(s->container, &id);
         user.uid = id.uid;
         user.gid = id.gid;
@@ -308,7 +353,7 @@ static void started(struct stream *s)
     }
     s->state = STREAM_RUNNING;
     queue_message(s, TLV_MESSAGE, &m.base);
-    if (s->is_exec)
+    if (s->is_exec || s->is_forward)
         return;
     log_info("container %s: started", s->container->spec->id);
     if (s->container->termination)
@@ -369,7 +414,7 @@ static void open_stream(struct stream *s, const struct tlv_frame *f)
     if (r == 0) {
         s->state = STREAM_STARTING;
         r = watch_ends(s);
-        if (r == 0 && !s->late_start)
+        if (r == 0 && !s->late_start && !s->is_forward)
             r = watch_status(s);
         if (r < 0)
             r = error_set(&err, r, "watch the streams");
@@ -472,6 +517,8 @@ static bool pass_on_cgroup(struct stream *s)
 /* EXIT is the last word: first nothing of the exec may be alive. */
 static void finish_if_over(struct stream *s)
 {
+    if (s->is_forward && s->in.fd < 0)
+        s->exited = true;
     if (s->state != STREAM_RUNNING || !s->exited || s->out.fd >= 0 || s->err.fd >= 0)
         return;
     if (s->cgroup && !pass_on_cgroup(s)) {
@@ -594,7 +641,7 @@ static void set_events(struct stream *s)
     if (s->err.source)
         (void)loop_io_set(s->err.source, room ? LOOP_READ : 0U);
     if (s->in.source)
-        (void)loop_io_set(s->in.source, s->pump.input.used ? LOOP_WRITE : 0U);
+        (void)loop_io_set(s->in.source, s->pump.input.used || is_connecting(s) ? LOOP_WRITE : 0U);
 }
 
 /* A container's end must be seen by somebody: the stream of its start stays for it. */
@@ -620,7 +667,8 @@ static void set_opening(struct stream *s)
 {
     s->state = STREAM_OPENING;
     s->container = NULL;
-    s->is_exec = s->tty = s->late_start = s->keep = false;
+    s->is_exec = s->is_forward = s->second = s->tty = s->late_start = s->keep = false;
+    nexus__exit_info__init(&s->exit);
     s->status_fd = s->held_out = s->held_err = -EBADF;
     s->status_source = NULL;
     s->in = (struct stream_end){.stream = s, .fd = -EBADF, .tlv_type = TLV_STDIN};

@@ -33,6 +33,10 @@ struct stream {
     bool idle; /* opening, and not a byte came: it may stay so while few are */
     bool keep; /* after EXIT the peer opens the next one on this connection */
     bool is_exec;
+    bool
+        is_forward; /* in and out are one socket, connecting while STARTING; no process, no container */
+    bool second;   /* of a forward: ::1 is being tried */
+    uint16_t port; /* of a forward */
     bool tty;
     bool late_start; /* an exec's start is told with its first output or its end */
     bool peer_gone;  /* only a container's start goes on then; its output is discarded */
@@ -67,5 +71,9 @@ void stream_container_gone(struct stream *s);
 
 /* stream-start.c: the first frame: starts the process, fills ends, status_fd, process, cgroup. */
 int stream_start(struct stream *s, const Nexus__StreamOpen *open, struct error **err);
+/* stream-forward.c: the connection of a forward; its two ends, not connected yet. 0 or errno with *err set. */
+int stream_connect(struct stream *s, struct error **err);
+/* What became of it. 1: connected; 0: go on waiting; errno: no. */
+int stream_connected(struct stream *s);
 /* stream.c: the process was reaped. */
 void stream_process_ended(struct stream *s, int wait_status);

@@ -80,6 +80,8 @@ void cri_container_status(struct grpc_call *call, const ProtobufCMessage *m, voi
 void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec_sync(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_image_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_pull_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud);

@@ -148,6 +148,8 @@ static const struct grpc_method runtime_methods[] = {
     {"ReopenContainerLog", cri_reopen_container_log},
     {"ExecSync", cri_exec_sync},
     {"Exec", cri_exec},
+    {"Attach", cri_attach},
+    {"PortForward", cri_port_forward},
     {NULL, NULL},
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exec: the answer is a URL at which nexus-stream serves the session. */
+/* Exec, Attach, PortForward: the answer is a URL at which nexus-stream serves the session. */
 #include "base/log.h"
 #include "cri/cri-internal.h"
+#include "cri/validate.h"
 
 static int check_channels(const struct stream_channels *c, struct error **err)
 {
@@ -12,8 +13,7 @@ static int check_channels(const struct stream_channels *c, struct error **err)
     return 0;
 }
 
-/* The three answers have one field of the same name and number. */
-static void on_url(void *userdata, int r, const char *url, const struct error *err)
+static void on_exec_url(void *userdata, int r, const char *url, const struct error *err)
 {
     struct rpc *rpc = userdata;
     Runtime__V1__ExecResponse out = RUNTIME__V1__EXEC_RESPONSE__INIT;
@@ -45,8 +45,76 @@ void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
     if (r >= 0 && (req->n_cmd == 0 || !req->cmd[0][0]))
         r = error_set(&err, -EINVAL, "the command is empty");
     if (r >= 0)
-        r = node_open_exec(cri->node, req->container_id, command, &channels, on_url, rpc,
+        r = node_open_exec(cri->node, req->container_id, command, &channels, on_exec_url, rpc,
                            &rpc->stream, &err);
+    if (r < 0)
+        rpc_fail(call, r, &err);
+}
+
+static void on_attach_url(void *userdata, int r, const char *url, const struct error *err)
+{
+    struct rpc *rpc = userdata;
+    Runtime__V1__AttachResponse out = RUNTIME__V1__ATTACH_RESPONSE__INIT;
+
+    rpc->stream = NULL;
+    out.url = text_of(url);
+    if (r < 0)
+        grpc_call_fail_error(rpc->call, r, err);
+    else
+        grpc_call_reply(rpc->call, &out.base);
+}
+
+void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    RPC_SCOPE(call);
+    const Runtime__V1__AttachRequest *req = (const void *)m;
+    const struct stream_channels channels = {
+        .in = req->stdin, .out = req->stdout, .err = req->stderr, .tty = req->tty};
+    struct cri *cri = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct rpc *rpc = rpc_new(cri, call, NULL);
+    int r;
+
+    if (!rpc)
+        return;
+    r = check_channels(&channels, &err);
+    if (r >= 0)
+        r = node_open_attach(cri->node, req->container_id, &channels, on_attach_url, rpc,
+                             &rpc->stream, &err);
+    if (r < 0)
+        rpc_fail(call, r, &err);
+}
+
+static void on_forward_url(void *userdata, int r, const char *url, const struct error *err)
+{
+    struct rpc *rpc = userdata;
+    Runtime__V1__PortForwardResponse out = RUNTIME__V1__PORT_FORWARD_RESPONSE__INIT;
+
+    rpc->stream = NULL;
+    out.url = text_of(url);
+    if (r < 0)
+        grpc_call_fail_error(rpc->call, r, err);
+    else
+        grpc_call_reply(rpc->call, &out.base);
+}
+
+/* The ports of the request are of an old WebSocket form; clients name them in the session. */
+void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    RPC_SCOPE(call);
+    const Runtime__V1__PortForwardRequest *req = (const void *)m;
+    struct cri *cri = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct rpc *rpc = rpc_new(cri, call, NULL);
+    int r = 0;
+
+    if (!rpc)
+        return;
+    for (size_t i = 0; r >= 0 && i < req->n_port; i++)
+        r = check_range("port", req->port[i], 1, UINT16_MAX, &err);
+    if (r >= 0)
+        r = node_open_forward(cri->node, req->pod_sandbox_id, on_forward_url, rpc, &rpc->stream,
+                              &err);
     if (r < 0)
         rpc_fail(call, r, &err);
 }

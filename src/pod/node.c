@@ -359,6 +359,40 @@ int node_open_exec(struct node *n, const char *id, char *const *command,
     return offer(n, c->sandbox, &o, channels, fn, userdata, ret, err);
 }
 
+int node_open_attach(struct node *n, const char *id, const struct stream_channels *channels,
+                     stream_url_fn fn, void *userdata, struct stream_call **ret, struct error **err)
+{
+    Nexus__StreamOffer o = NEXUS__STREAM_OFFER__INIT;
+    Nexus__AttachSpec spec = NEXUS__ATTACH_SPEC__INIT;
+    struct container *c = NULL;
+    int r = node_find_running(n, id, &c, err);
+
+    if (r < 0)
+        return r;
+    spec.container_id = c->id;
+    spec.open_stdin = channels->in && c->spec.open_stdin;
+    o.target_case = NEXUS__STREAM_OFFER__TARGET_ATTACH;
+    o.attach = &spec;
+    return offer(n, c->sandbox, &o, channels, fn, userdata, ret, err);
+}
+
+int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, void *userdata,
+                      struct stream_call **ret, struct error **err)
+{
+    Nexus__StreamOffer o = NEXUS__STREAM_OFFER__INIT;
+    struct sandbox *s = NULL;
+    int r = node_find_sandbox(n, sandbox_id, &s, err);
+
+    if (r < 0)
+        return r;
+    if (s->state != SANDBOX_READY)
+        return error_set_class(err, ERROR_PRECONDITION, -ESTALE, "sandbox %s is %s, not ready",
+                               s->id, sandbox_state_name(s->state));
+    o.target_case = NEXUS__STREAM_OFFER__TARGET_FORWARD;
+    o.forward = true;
+    return offer(n, s, &o, NULL, fn, userdata, ret, err);
+}
+
 /* ---- for people and tests */
 
 void node_each_failpoint(void (*fn)(const char *name, void *userdata), void *userdata)

@@ -121,7 +121,7 @@ static void on_error_frame(struct back *b, const struct tlv_frame *f)
 
     if (e)
         message_free(&e->base);
-    if (r >= 0 || code < 0 || code > 255) {
+    if (r >= 0 || code < 1 || code > 255) {
         break_off(b);
         return;
     }

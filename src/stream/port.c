@@ -73,7 +73,10 @@ static void on_exited(void *ud, int code)
     struct link *l = ud;
     struct port_service *x = l->owner;
 
-    forward_close(x->forward, l->pair);
+    if (code == 0)
+        forward_close(x->forward, l->pair);
+    else /* the application has reset it */
+        forward_fail(x->forward, l->pair, NULL);
     link_free(l);
     client_kick(x->client);
 }

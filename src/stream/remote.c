@@ -173,6 +173,13 @@ static void on_resize(struct remote *x, const uint8_t *p, size_t len)
     }
 }
 
+/* What the container was not created with is read and thrown away. */
+static bool has_stdin(const struct remote *x)
+{
+    return x->back && (x->offer->target_case != NEXUS__STREAM_OFFER__TARGET_ATTACH ||
+                       x->offer->attach->open_stdin);
+}
+
 static void on_event(struct remote *x, const struct channels_event *ev)
 {
     switch (ev->type) {
@@ -182,11 +189,11 @@ static void on_event(struct remote *x, const struct channels_event *ev)
     case CHANNELS_DATA:
         if (ev->channel == CHANNEL_RESIZE)
             on_resize(x, ev->data, ev->len);
-        else if (x->back && back_input(x->back, ev->data, ev->len) < 0)
+        else if (has_stdin(x) && back_input(x->back, ev->data, ev->len) < 0)
             end_with_failure(x, "no memory for stdin");
         break;
     case CHANNELS_EOF:
-        if (x->back)
+        if (has_stdin(x))
             (void)back_input(x->back, NULL, 0);
         break;
     case CHANNELS_LEFT:

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "vmm/attach.h"
 #include "vmm/guest-stream.h"
 #include "vmm/termination.h"
 #include "wire/reply.h"
@@ -31,6 +32,7 @@ struct container *container_new(const char *id, struct cri_log *log,
     nexus__exit_info__init(&c->exit);
     nexus__identity__init(&c->user);
     list_init(&c->link);
+    list_init(&c->attaches);
     return c;
 }
 
@@ -91,10 +93,18 @@ static void put_volumes(struct container *c)
     free(c->volumes);
 }
 
+static void end_attaches(struct container *c, const Nexus__ExitInfo *exit)
+{
+    while (!list_is_empty(&c->attaches))
+        attach_end(attach_of_node(c->attaches.next), exit);
+    c->n_attaches = 0;
+}
+
 void container_free(struct container *c)
 {
     if (!c)
         return;
+    end_attaches(c, NULL);
     list_remove(&c->link);
     guest_stream_free(c->stream);
     cri_log_free(c->log);
@@ -124,6 +134,7 @@ static void set_exited(struct container *c, int32_t code, uint32_t signal, bool 
     c->exit.signal = signal;
     c->exit.oom_killed = oom_killed;
     c->state = CONTAINER_EXITED;
+    end_attaches(c, &c->exit);
 }
 
 /* As the guest tells it: only ever shown. */
@@ -157,16 +168,80 @@ static void on_started(void *ud, const Nexus__StreamStarted *m)
     c->ops->on_running(c->ud, c);
 }
 
+/* A copy to each attach. False: one has no room; the frame comes again. */
+static bool tee(struct container *c, uint8_t type, const uint8_t *p, uint32_t n)
+{
+    struct list *node;
+    bool waits = false;
+
+    for (node = c->attaches.next; node != &c->attaches; node = node->next)
+        waits = !attach_output(attach_of_node(node), type, p, n) || waits;
+    for (node = c->attaches.next; !waits && node != &c->attaches; node = node->next)
+        attach_next(attach_of_node(node));
+    return !waits;
+}
+
 static bool on_output(void *ud, uint8_t type, const uint8_t *p, uint32_t n)
 {
     struct container *c = ud;
     enum cri_stream stream = type == TLV_STDOUT ? CRI_STDOUT : CRI_STDERR;
 
-    if (n)
-        cri_log_write(c->log, stream, p, n);
-    else
-        cri_log_end(c->log, stream);
-    return true;
+    if (!c->output_held) {
+        if (n)
+            cri_log_write(c->log, stream, p, n);
+        else
+            cri_log_end(c->log, stream);
+    }
+    c->output_held = !tee(c, type, p, n);
+    return !c->output_held;
+}
+
+static void on_room(void *ud)
+{
+    struct container *c = ud;
+    struct list *node;
+
+    if (c->input_owed && container_input(c, TLV_STDIN, NULL, 0) == 0)
+        c->input_owed = false;
+    for (node = c->attaches.next; node != &c->attaches; node = node->next)
+        attach_room(attach_of_node(node));
+}
+
+bool container_add_attach(struct container *c, struct list *node)
+{
+    list_append(&c->attaches, node);
+    c->n_attaches++;
+    return c->output_held;
+}
+
+void container_attach_left(struct container *c, bool had_stdin, bool waited)
+{
+    c->n_attaches--;
+    if (had_stdin && container_input_over(c) == -EAGAIN)
+        c->input_owed = true;
+    if (waited)
+        container_resume_output(c);
+}
+
+void container_resume_output(struct container *c)
+{
+    if (c->output_held && c->stream)
+        guest_stream_resume(c->stream);
+}
+
+int container_input(struct container *c, uint8_t type, const uint8_t *p, size_t n)
+{
+    if (!c->stream || (type == TLV_STDIN && (!c->open_stdin || (c->input_over && n))))
+        return 0;
+    return guest_stream_write(c->stream, type, p, n);
+}
+
+int container_input_over(struct container *c)
+{
+    if (!c->stdin_once || c->input_over)
+        return 0;
+    c->input_over = container_input(c, TLV_STDIN, NULL, 0) == 0;
+    return c->input_over ? 0 : -EAGAIN;
 }
 
 static void on_termination(void *ud, const uint8_t *p, uint32_t n)
@@ -236,6 +311,7 @@ static const struct guest_stream_ops stream_ops = {
     .on_error = on_error,
     .on_lost = on_lost,
     .on_violation = on_violation,
+    .on_room = on_room,
 };
 
 int container_start(struct container *c, struct loop *loop, const struct transport *transport,

@@ -71,6 +71,12 @@ struct container {
     uint64_t log_dropped; /* of a finished log */
     int termination_fd; /* owned; the host's file of its termination log; -EBADF: none, or EXITED */
     struct guest_stream *stream; /* while STARTING and RUNNING */
+    struct list attaches;        /* clients that see its output, by their node */
+    size_t n_attaches;
+    bool open_stdin, stdin_once; /* as it was created */
+    bool input_over;             /* the end of its stdin was sent, or is: */
+    bool input_owed;             /* it waits for room */
+    bool output_held;            /* a frame is in the log and waits for an attach */
     uint32_t pid;                /* in the guest */
     uint64_t started_at_ns, finished_at_ns;
     Nexus__ExitInfo exit; /* while EXITED */
@@ -118,5 +124,15 @@ int container_start(struct container *c, struct loop *loop, const struct transpo
 void container_fail_start(struct container *c, int r, const struct error *err);
 /* RUNNING or STARTING → EXITED without the guest's word; the log is completed. No callback. */
 void container_force_exit(struct container *c, int32_t code, bool oom_killed);
+/* Attaches: attach.h. Adds one; true: the frame of output that waits now is not for it. */
+bool container_add_attach(struct container *c, struct list *node);
+/* One has left the list. had_stdin: it did not end the stdin; waited: for its sake output waits. */
+void container_attach_left(struct container *c, bool had_stdin, bool waited);
+/* An attach that waited has room. */
+void container_resume_output(struct container *c);
+/* For the process of a running container, STDIN or RESIZE. 0 (also if it takes nothing any more); -EAGAIN. */
+int container_input(struct container *c, uint8_t type, const uint8_t *p, size_t n);
+/* A client's stdin is over: with stdin_once the container's is. 0 or -EAGAIN. */
+int container_input_over(struct container *c);
 /* Fills a message; strings, user and the exit are borrowed from c. */
 void container_describe(struct container *c, Nexus__ContainerState *m);

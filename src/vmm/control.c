@@ -25,7 +25,7 @@
 #define ACCEPT_PAUSE_MS 100    /* after EMFILE */
 
 enum conn_state {
-    CONN_HELLO,   /* nothing said yet; a hello → CONTROL, or handed on as EXEC */
+    CONN_HELLO,   /* nothing said yet; a hello → CONTROL, or handed on as a stream */
     CONN_CONTROL, /* the one; replaced by a newer → CLOSED */
     CONN_CLOSED,  /* fd is closed; freed at the end of the turn */
 };
@@ -201,13 +201,13 @@ void control_flush(struct control *control)
 /* ---- hello */
 
 /* Answers a hello that is refused, as its role expects it, and closes. */
-static void refuse(struct conn *c, uint64_t id, bool exec, int r, const struct error *err)
+static void refuse(struct conn *c, uint64_t id, bool stream, int r, const struct error *err)
 {
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__Reply reply = NEXUS__REPLY__INIT;
 
     log_warning("control client refused: %s", error_text(err, r));
-    if (exec) {
+    if (stream) {
         loop_remove(TAKE(c->io)); /* before its fd is closed */
         stream_refuse(TAKE_FD(c->fd), r, err);
         conn_close(c);
@@ -236,21 +236,36 @@ static void become_control(struct conn *c, uint64_t id)
     control->ops->on_control(control->ud, who);
 }
 
-static void become_exec(struct conn *c, const Nexus__ExecSpec *spec)
+static void become_stream(struct conn *c, const Nexus__ControlHello *hello)
 {
     int fd;
 
     loop_remove(TAKE(c->io)); /* before its fd changes hands */
     fd = TAKE_FD(c->fd);
-    c->control->ops->on_exec(c->control->ud, fd, &c->reader, spec);
+    c->control->ops->on_stream(c->control->ud, fd, &c->reader, hello);
     conn_close(c);
+}
+
+/* True if a stream's hello carries what its role needs. */
+static bool is_whole(const Nexus__ControlHello *hello)
+{
+    switch ((int)hello->role) {
+    case NEXUS__CONTROL_HELLO__ROLE__EXEC:
+        return hello->exec && hello->exec->process;
+    case NEXUS__CONTROL_HELLO__ROLE__ATTACH:
+        return hello->attach != NULL;
+    case NEXUS__CONTROL_HELLO__ROLE__FORWARD:
+        return hello->forward && hello->forward->port >= 1 && hello->forward->port <= UINT16_MAX;
+    default:
+        return false;
+    }
 }
 
 static void on_hello(struct conn *c, const Nexus__ControlMessage *m)
 {
     const Nexus__ControlHello *hello = m->hello;
     _cleanup_(error_freep) struct error *err = NULL;
-    bool exec;
+    bool stream;
     int r;
 
     if (m->body_case != NEXUS__CONTROL_MESSAGE__BODY_HELLO || m->n_fds) {
@@ -258,19 +273,20 @@ static void on_hello(struct conn *c, const Nexus__ControlMessage *m)
         refuse(c, m->id, false, r, err);
         return;
     }
-    exec = hello->role == NEXUS__CONTROL_HELLO__ROLE__EXEC;
+    stream = hello->role >= NEXUS__CONTROL_HELLO__ROLE__EXEC &&
+             hello->role <= NEXUS__CONTROL_HELLO__ROLE__FORWARD;
     if (hello->version != CONTROL_PROTOCOL_VERSION) {
         r = error_set(&err, -EOPNOTSUPP, "control protocol version %u is not spoken here, only %d",
                       hello->version, CONTROL_PROTOCOL_VERSION);
-        refuse(c, m->id, exec, r, err);
-    } else if (!exec && hello->role != NEXUS__CONTROL_HELLO__ROLE__CONTROL) {
+        refuse(c, m->id, stream, r, err);
+    } else if (!stream && hello->role != NEXUS__CONTROL_HELLO__ROLE__CONTROL) {
         r = error_set(&err, -EINVAL, "unknown role %d", (int)hello->role);
         refuse(c, m->id, false, r, err);
-    } else if (exec && (!hello->exec || !hello->exec->process)) {
-        r = error_set(&err, -EINVAL, "an exec hello must carry the exec");
-        refuse(c, m->id, exec, r, err);
-    } else if (exec) {
-        become_exec(c, hello->exec);
+    } else if (stream && !is_whole(hello)) {
+        r = error_set(&err, -EINVAL, "a stream's hello must carry what it is for");
+        refuse(c, m->id, stream, r, err);
+    } else if (stream) {
+        become_stream(c, hello);
     } else {
         become_control(c, m->id);
     }

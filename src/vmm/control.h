@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The control socket: accepts clients of the same user or root, reads their hello, and keeps one
- * CONTROL connection (a newer one replaces the older). EXEC connections are handed on. Descriptors
+ * CONTROL connection (a newer one replaces the older). The other roles' connections are handed on. Descriptors
  * (SCM_RIGHTS) are matched with messages in stream order by ControlMessage.n_fds. A client that breaks a
  * rule or does not read loses its connection, never anything else: all state can be read again. */
 #pragma once
@@ -32,8 +32,10 @@ struct control_ops {
                        int *fds, size_t n_fds);
     /* The CONTROL connection of that number is over. NULL: nobody minds. */
     void (*on_gone)(void *ud, uint64_t connection);
-    /* An EXEC client: fd and the reader's content are the callee's (it leaves the reader empty). */
-    void (*on_exec)(void *ud, int fd, struct tlv_reader *reader, const Nexus__ExecSpec *spec);
+    /* A client of role EXEC, ATTACH or FORWARD, with what that needs: fd and the reader's content are the
+     * callee's (it leaves the reader empty). */
+    void (*on_stream)(void *ud, int fd, struct tlv_reader *reader,
+                      const Nexus__ControlHello *hello);
 };
 
 /* listen_fd: owned from success on. 0 or errno. */

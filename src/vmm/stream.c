@@ -25,13 +25,14 @@ struct stream {
     struct loop_source *io;
     struct loop_source *later;  /* at the end of this turn: write, read on; the last callback */
     struct guest_stream *guest; /* NULL: its end is over */
-    char *container_id;
-    struct tlv_reader reader; /* from the client */
-    struct tlv_frame held;    /* refused by the guest's queue; type 0: none. Lives in reader */
-    bool stdin_open;          /* STDIN frames are welcome */
-    struct frame_queue queue; /* to the client */
-    bool refused;             /* on_output said no: resume when there is room */
-    bool last;                /* the last frame is queued */
+    char *container_id;         /* "": of no container */
+    bool is_exec;               /* takes signals and sizes */
+    struct tlv_reader reader;   /* from the client */
+    struct tlv_frame held;      /* refused by the guest's queue; type 0: none. Lives in reader */
+    bool stdin_open;            /* STDIN frames are welcome */
+    struct frame_queue queue;   /* to the client */
+    bool refused;               /* on_output said no: resume when there is room */
+    bool last;                  /* the last frame is queued */
     bool gone;
 };
 
@@ -207,11 +208,11 @@ static int to_guest(struct stream *s, const struct tlv_frame *f)
             return -EPROTO;
         break;
     case TLV_SIGNAL:
-        if (f->len != 4 || be32_load(f->value) < 1 || be32_load(f->value) > 64)
+        if (!s->is_exec || f->len != 4 || be32_load(f->value) < 1 || be32_load(f->value) > 64)
             return -EPROTO;
         break;
     case TLV_RESIZE:
-        if (f->len != 4)
+        if (!s->is_exec || f->len != 4)
             return -EPROTO;
         break;
     default:
@@ -337,24 +338,19 @@ static const struct guest_stream_ops guest_ops = {
 
 /* All but the fd, which the caller keeps on failure. */
 static int set_up(struct stream *s, const struct transport *transport, int fd,
-                  const Nexus__ExecSpec *spec, uint32_t start_ms)
+                  const Nexus__StreamOpen *open, uint32_t start_ms)
 {
-    Nexus__StreamOpen open = NEXUS__STREAM_OPEN__INIT;
-    Nexus__ExecSpec copy = *spec;
     int r = loop_add_defer(s->loop, on_later, s, &s->later);
 
     if (r == 0)
         r = loop_add_io(s->loop, fd, LOOP_READ, on_client_io, s, &s->io);
     if (r < 0)
         return r;
-    open.kind_case = NEXUS__STREAM_OPEN__KIND_EXEC;
-    open.exec = &copy;
-    open.keep = spec->late_start && !spec->open_stdin && spec->process && !spec->process->tty;
-    return guest_stream_new(s->loop, transport, &open, start_ms, &guest_ops, s, &s->guest);
+    return guest_stream_new(s->loop, transport, open, start_ms, &guest_ops, s, &s->guest);
 }
 
 int stream_new(struct loop *loop, const struct transport *transport, int fd,
-               struct tlv_reader *reader, const Nexus__ExecSpec *spec, uint32_t start_ms,
+               struct tlv_reader *reader, const Nexus__StreamOpen *open, uint32_t start_ms,
                const struct stream_ops *ops, void *ud, struct stream **ret)
 {
     struct stream *s = xcalloc(1, sizeof(*s));
@@ -364,13 +360,14 @@ int stream_new(struct loop *loop, const struct transport *transport, int fd,
     s->ops = ops;
     s->ud = ud;
     s->fd = -EBADF;
-    s->container_id = str_dup(spec->container_id);
-    s->stdin_open = spec->open_stdin;
+    s->is_exec = open->kind_case == NEXUS__STREAM_OPEN__KIND_EXEC;
+    s->container_id = str_dup(s->is_exec ? open->exec->container_id : "");
+    s->stdin_open = s->is_exec ? open->exec->open_stdin : true;
     s->reader = *reader;
     tlv_reader_init(reader);
     tlv_reader_set_max(&s->reader, LIMIT_TLV_DATA_BYTES);
     frame_queue_init(&s->queue);
-    r = set_up(s, transport, fd, spec, start_ms);
+    r = set_up(s, transport, fd, open, start_ms);
     if (r < 0) {
         _cleanup_(error_freep) struct error *err = NULL;
 

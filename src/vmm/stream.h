@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One exec: a client's unix connection ⇄ a stream connection of the guest. Each frame is checked, queues
+/* One exec or forwarded port: a client's unix connection ⇄ a stream connection of the guest. Each frame is checked, queues
  * hold LIMIT_TLV_QUEUE_FRAMES frames per direction, a full queue stops the reading of its source, so a
  * slow client stops the process and a slow process stops the client. A client that goes away closes
  * the guest's end, which kills the exec. EXIT or ERROR is the last frame; what is queued is delivered
@@ -24,10 +24,10 @@ struct stream_ops {
     void (*on_lost)(void *ud, struct stream *s, int r);
 };
 
-/* Takes over fd (a non-blocking unix stream socket) and reader (with what was read already; *reader is
+/* open: with exec or forward. Takes over fd (a non-blocking unix stream socket) and reader (with what was read already; *reader is
  * left empty), whatever the result. A failure is told to the client as an ERROR frame. 0 or errno. */
 int stream_new(struct loop *loop, const struct transport *transport, int fd,
-               struct tlv_reader *reader, const Nexus__ExecSpec *spec, uint32_t start_ms,
+               struct tlv_reader *reader, const Nexus__StreamOpen *open, uint32_t start_ms,
                const struct stream_ops *ops, void *ud, struct stream **ret);
 /* Ends it with an ERROR frame {r, err} and exit code 255; the guest's end is closed. on_gone follows,
  * perhaps from within. */

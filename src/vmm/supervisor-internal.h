@@ -37,9 +37,10 @@ struct supervisor {
     void (*hello_fn)(void *ud, const Nexus__AgentHello *hello);
     void *hello_ud;
 
-    struct list containers, regions, volumes, streams;
+    struct list containers, regions, volumes, streams, attaches;
     struct list partials; /* struct partial: regions that come in several messages */
     size_t n_containers, n_regions, n_streams, n_partials;
+    size_t n_forwards; /* of the streams */
     uint64_t next_serial;
     uint64_t n_execs; /* since the beginning */
 
@@ -59,11 +60,13 @@ struct partial {
     char *key;
 };
 
-/* One exec; the stream's owner. */
+/* One exec or forwarded port, or (attach) one attach; the owner of either. */
 struct supervisor_stream {
     struct list link;
     struct supervisor *sup;
     struct stream *stream;
+    struct attach *attach;
+    bool forward;
 };
 
 struct container *supervisor_container(struct supervisor *sup, const char *id);
@@ -120,4 +123,6 @@ int supervisor_ask(struct supervisor *sup, Nexus__AgentMessage *m, uint32_t time
 extern const struct container_ops supervisor_container_ops;
 void supervisor_on_request(void *ud, struct control_caller who, const Nexus__ControlMessage *m,
                            int *fds, size_t n_fds);
-void supervisor_on_exec(void *ud, int fd, struct tlv_reader *reader, const Nexus__ExecSpec *spec);
+void supervisor_on_stream(void *ud, int fd, struct tlv_reader *reader,
+                          const Nexus__ControlHello *hello);
+void supervisor_drop_attaches(struct supervisor *sup);

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "vmm/attach.h"
 #include "vmm/stream.h"
 #include "vmm/supervisor-internal.h"
 
@@ -229,6 +230,8 @@ static int do_create(struct supervisor *sup, struct control_caller who,
         return r;
     container_set_region(c, region);
     c->creator = who;
+    c->open_stdin = create->spec->open_stdin;
+    c->stdin_once = create->spec->stdin_once;
     create->spec->rootfs_gpa = region->gpa;
     create->spec->rootfs_device = region->device;
     r = supervisor_take_volumes(sup, c, create->spec, err);
@@ -467,6 +470,7 @@ static void on_stream_gone(void *ud, struct stream *stream)
 
     list_remove(&s->link);
     s->sup->n_streams--;
+    s->sup->n_forwards -= s->forward;
     stream_free(stream);
     free(s);
 }
@@ -488,7 +492,8 @@ static void on_stream_lost(void *ud, struct stream *stream, int r)
         return;
     }
     r = error_set_class(&err, r == -ETIMEDOUT ? ERROR_DEADLINE : ERROR_GUEST, r,
-                        "in guest: the exec's connection is lost: %s", strerror(-r));
+                        "in guest: the %s's connection is lost: %s",
+                        s->forward ? "forwarded port" : "exec", strerror(-r));
     stream_fail(stream, r, err);
 }
 
@@ -510,17 +515,79 @@ static int check_exec(struct supervisor *sup, const Nexus__ExecSpec *spec, struc
         return r;
     if (c->state != CONTAINER_RUNNING)
         return error_set(err, -EBUSY, "container %s is not running", c->id);
-    if (sup->n_streams >= LIMIT_EXECS_PER_POD)
+    if (sup->n_streams - sup->n_forwards >= LIMIT_EXECS_PER_POD)
         return error_set(err, -EMFILE, "%d execs run in the pod already", LIMIT_EXECS_PER_POD);
     return 0;
 }
 
-void supervisor_on_exec(void *ud, int fd, struct tlv_reader *reader, const Nexus__ExecSpec *spec)
+/* 0 with *open filled. */
+static int prepare_stream(struct supervisor *sup, const Nexus__ControlHello *hello,
+                          Nexus__StreamOpen *open, struct error **err)
 {
-    struct supervisor *sup = ud;
+    const Nexus__ExecSpec *exec = hello->exec;
+    int r;
+
+    if (hello->role == NEXUS__CONTROL_HELLO__ROLE__EXEC) {
+        open->kind_case = NEXUS__STREAM_OPEN__KIND_EXEC;
+        open->exec = hello->exec;
+        open->keep = exec->late_start && !exec->open_stdin && !exec->process->tty;
+        return check_exec(sup, exec, err);
+    }
+    open->kind_case = NEXUS__STREAM_OPEN__KIND_FORWARD;
+    open->forward = hello->forward;
+    r = supervisor_check_guest(sup, err);
+    if (r == 0 && sup->n_forwards >= LIMIT_FORWARDS_PER_POD)
+        r = error_set(err, -EMFILE, "%d connections to ports of the pod are open already",
+                      LIMIT_FORWARDS_PER_POD);
+    return r;
+}
+
+static void on_attach_gone(void *ud, struct attach *a)
+{
+    struct supervisor_stream *s = ud;
+
+    list_remove(&s->link);
+    attach_free(a);
+    free(s);
+}
+
+static const struct attach_ops attach_ops = {
+    .on_gone = on_attach_gone,
+};
+
+void supervisor_drop_attaches(struct supervisor *sup)
+{
+    while (!list_is_empty(&sup->attaches)) {
+        struct supervisor_stream *s = list_first(&sup->attaches, struct supervisor_stream, link);
+
+        on_attach_gone(s, s->attach);
+    }
+}
+
+static int check_attach(struct supervisor *sup, const Nexus__AttachSpec *spec,
+                        struct container **ret, struct error **err)
+{
+    int r = need_container(sup, spec->container_id, ret, err);
+
+    if (r == 0)
+        r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    if ((*ret)->state != CONTAINER_RUNNING)
+        return error_set(err, -EBUSY, "container %s is not running", (*ret)->id);
+    if ((*ret)->n_attaches >= LIMIT_ATTACHES_PER_CONTAINER)
+        return error_set(err, -EMFILE, "%d clients are attached to container %s already",
+                         LIMIT_ATTACHES_PER_CONTAINER, (*ret)->id);
+    return 0;
+}
+
+static void open_attach(struct supervisor *sup, int fd, struct tlv_reader *reader,
+                        const Nexus__AttachSpec *spec)
+{
     _cleanup_(error_freep) struct error *err = NULL;
     struct supervisor_stream *s;
-    int r = check_exec(sup, spec, &err);
+    struct container *c = NULL;
+    int r = check_attach(sup, spec, &c, &err);
 
     if (r < 0) {
         stream_refuse(fd, r, err);
@@ -528,15 +595,44 @@ void supervisor_on_exec(void *ud, int fd, struct tlv_reader *reader, const Nexus
     }
     s = xcalloc(1, sizeof(*s));
     s->sup = sup;
-    r = stream_new(sup->loop, sup->transport, fd, reader, spec, sup->times.start_ms, &stream_ops, s,
-                   &s->stream);
+    r = attach_new(sup->loop, fd, reader, c, spec->open_stdin, &attach_ops, s, &s->attach);
+    if (r < 0) /* the client has been told */
+        free(s);
+    else
+        list_append(&sup->attaches, &s->link);
+}
+
+void supervisor_on_stream(void *ud, int fd, struct tlv_reader *reader,
+                          const Nexus__ControlHello *hello)
+{
+    struct supervisor *sup = ud;
+    Nexus__StreamOpen open = NEXUS__STREAM_OPEN__INIT;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct supervisor_stream *s;
+    int r;
+
+    if (hello->role == NEXUS__CONTROL_HELLO__ROLE__ATTACH) {
+        open_attach(sup, fd, reader, hello->attach);
+        return;
+    }
+    r = prepare_stream(sup, hello, &open, &err);
+    if (r < 0) {
+        stream_refuse(fd, r, err);
+        return;
+    }
+    s = xcalloc(1, sizeof(*s));
+    s->sup = sup;
+    s->forward = open.kind_case == NEXUS__STREAM_OPEN__KIND_FORWARD;
+    r = stream_new(sup->loop, sup->transport, fd, reader, &open, sup->times.start_ms, &stream_ops,
+                   s, &s->stream);
     if (r < 0) { /* the client has been told */
         free(s);
         return;
     }
     list_append(&sup->streams, &s->link);
     sup->n_streams++;
-    sup->n_execs++;
+    sup->n_forwards += s->forward;
+    sup->n_execs += !s->forward;
 }
 
 static int do_ping(struct supervisor *sup, struct control_caller who, struct error **err)

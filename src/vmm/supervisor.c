@@ -518,7 +518,7 @@ static const struct control_ops control_ops = {
     .on_control = on_control,
     .on_gone = on_control_gone,
     .on_request = supervisor_on_request,
-    .on_exec = supervisor_on_exec,
+    .on_stream = supervisor_on_stream,
 };
 
 int supervisor_new(struct loop *loop, const struct transport *transport, int control_listen_fd,
@@ -538,6 +538,7 @@ int supervisor_new(struct loop *loop, const struct transport *transport, int con
     list_init(&sup->volumes);
     list_init(&sup->partials);
     list_init(&sup->streams);
+    list_init(&sup->attaches);
     r = spare_new(loop, transport, &sup->spare);
     if (r < 0)
         return r;
@@ -584,6 +585,7 @@ void supervisor_free(struct supervisor *sup)
         stream_free(s->stream);
         free(s);
     }
+    supervisor_drop_attaches(sup);
     while (!list_is_empty(&sup->containers))
         supervisor_drop_container(sup, list_first(&sup->containers, struct container, link));
     spare_free(sup->spare);

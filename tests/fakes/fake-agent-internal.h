@@ -16,7 +16,7 @@ struct container {
     struct proc *main; /* NULL: not started, or over */
 };
 
-enum proc_kind { PROC_UNKNOWN, PROC_START, PROC_EXEC };
+enum proc_kind { PROC_UNKNOWN, PROC_START, PROC_EXEC, PROC_FORWARD };
 
 struct proc {
     struct list link;

@@ -150,15 +150,21 @@ void fake_proc_start(struct proc *p, int r)
     const struct fake_rule *many = fake_script_setting(&a->script, "many-groups");
     uint32_t groups[1024] = {9, 10};
     struct container *c = fake_agent_container(a, p->container_id);
-    const char *point = p->kind == PROC_EXEC ? "exec-started" : "started";
+    const char *point = p->kind == PROC_EXEC      ? "exec-started"
+                        : p->kind == PROC_FORWARD ? "forward-started"
+                                                  : "started";
     int code;
 
     if (r < 0) {
         fail_proc(p, 128, r, "told to fail");
         return;
     }
-    if (!c || (p->kind == PROC_EXEC) != (c->main != NULL)) {
+    if (p->kind != PROC_FORWARD && (!c || (p->kind == PROC_EXEC) != (c->main != NULL))) {
         fail_proc(p, 128, -ESRCH, "no such container, or in the wrong state");
+        return;
+    }
+    if (!p->args && p->kind == PROC_FORWARD) {
+        fail_proc(p, 128, -ECONNREFUSED, "nobody listens");
         return;
     }
     code = fake_program_new(a->loop, p->args, strv_len(p->args), a->hostname, p->open_stdin,
@@ -227,6 +233,27 @@ static void on_proc_gone(struct loop_source *s, void *ud)
     fake_proc_free(ud);
 }
 
+static const char *point_of(const struct proc *p)
+{
+    return p->kind == PROC_EXEC ? "exec" : p->kind == PROC_FORWARD ? "forward" : "start";
+}
+
+/* Ports of every fake guest: 7 echoes, 9 never reads, 19 sends for ever, 13 says a line and is over; on others
+ * nobody listens. */
+static void open_forward(struct proc *p, uint32_t port)
+{
+    static const char *const programs[][3] = {[7] = {"cat"},
+                                              [9] = {"sleep", "infinity"},
+                                              [13] = {"echo", "noon"},
+                                              [19] = {"yes", "100000000"}};
+
+    p->kind = PROC_FORWARD;
+    p->container_id = str_dup("");
+    p->open_stdin = true;
+    for (size_t i = 0; port < ARRAY_SIZE(programs) && i < 3 && programs[port][i]; i++)
+        strv_push(&p->args, programs[port][i]);
+}
+
 static void on_open(struct proc *p, const struct tlv_frame *f)
 {
     struct fake_agent *a = p->agent;
@@ -246,6 +273,8 @@ static void on_open(struct proc *p, const struct tlv_frame *f)
         p->args = fake_agent_copy_args(open->exec->process);
         p->open_stdin = open->exec->open_stdin;
         p->keep = open->keep;
+    } else if (open->kind_case == NEXUS__STREAM_OPEN__KIND_FORWARD) {
+        open_forward(p, open->forward->port);
     } else {
         p->kind = PROC_START;
         p->container_id = str_dup(open->start->container_id);
@@ -255,8 +284,8 @@ static void on_open(struct proc *p, const struct tlv_frame *f)
         p->open_stdin = c && c->open_stdin;
     }
     message_free(&open->base);
-    if (fake_agent_at(a, p->kind == PROC_EXEC ? "exec" : "start"))
-        fake_agent_respond(a, p->kind == PROC_EXEC ? "exec" : "start", 0, p, 0, "");
+    if (fake_agent_at(a, point_of(p)))
+        fake_agent_respond(a, point_of(p), 0, p, 0, "");
 }
 
 static void on_proc_frame(struct proc *p, const struct tlv_frame *f)

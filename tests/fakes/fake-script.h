@@ -11,8 +11,8 @@
  *                (control connection); bad-exit, early-output, late-output, exit-twice, message, stdin,
  *                no-exit, hang-up (streams)
  *   flood@P=N    N log events at once
- * Points: hello configure create start started exec exec-started exit signal remove release update shutdown ping;
- *   region: nexus-vmm is given files, once per message; it knows fail alone
+ * Points: hello configure create start started exec exec-started forward forward-started exit signal remove release
+ *   update shutdown ping; region: nexus-vmm is given files, once per message; it knows fail alone
  * Settings: no-hello, hello-version=N, unknown-runs (unknown commands run for ever instead of 127),
  *   many-groups=N (what a container is said to run as, else 1000:100 and two groups),
  *   times=PERCENT (of the supervisor's time-outs; read by fake-vmm) */

@@ -117,7 +117,7 @@ class Cri:
         c.annotations.update(more.pop("annotations", {}))
         for host, path, readonly in more.pop("mounts", []):
             c.mounts.add(host_path=str(host), container_path=path, readonly=readonly)
-        for key in ("working_dir", "tty", "stdin", "stop_signal"):
+        for key in ("working_dir", "tty", "stdin", "stdin_once", "stop_signal"):
             if key in more:
                 setattr(c, key, more.pop(key))
         for key, value in more.items():

@@ -312,6 +312,7 @@ def websocket_finish(ws):
     while True:
         opcode, data = ws.recv_data()
         if opcode == 8:
+            ws.shutdown()
             return SocketResult(channels, struct.unpack(">H", data[:2])[0] if data else None)
         if data:
             channels[data[0]] = channels.get(data[0], b"") + data[1:]

@@ -87,6 +87,7 @@ int main(int argc, char **argv)
         list_cases(exec_cases, n_exec_cases);
         list_cases(limit_cases, n_limit_cases);
         list_cases(termination_cases, n_termination_cases);
+        list_cases(forward_cases, n_forward_cases);
         list_cases(&end, 1);
         return 0;
     }
@@ -117,6 +118,7 @@ int main(int argc, char **argv)
     run_group(&d, exec_cases, n_exec_cases, only);
     run_group(&d, limit_cases, n_limit_cases, only);
     run_group(&d, termination_cases, n_termination_cases, only);
+    run_group(&d, forward_cases, n_forward_cases, only);
     run_one(&d, &end);
     (void)printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
     (void)fflush(stdout);

@@ -15,66 +15,10 @@ import threading
 import time
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
-import fakenode as nodes  # noqa: E402
-import grpc  # noqa: E402
-import streaming as st  # noqa: E402
-from cri import unique  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from streamcase import Streams, grpc, nodes, st  # noqa: E402
 
 Code = grpc.StatusCode
-
-
-class Streams(unittest.TestCase):
-    maxDiff = None
-
-    @classmethod
-    def setUpClass(cls):
-        cls.node = nodes.Node()
-        cls.node.start()
-        cls.cri = cls.node.cri
-        name = unique("pod")
-        cls.pod = cls.cri.run_pod(name, log_directory=str(cls.node.logs / name))
-        cls.container = cls.start_container()
-
-    @classmethod
-    def tearDownClass(cls):
-        try:
-            cls.node.cri.remove_pod(cls.pod[0])
-            assert cls.node.census() == cls.node.empty, cls.node.census()
-        finally:
-            cls.node.close()
-
-    @classmethod
-    def start_container(cls, **more):
-        c = cls.node.cri.create(cls.pod, unique("c"), nodes.IMAGE, ["sleep", "infinity"], **more)
-        cls.node.cri.StartContainer(container_id=c)
-        return c
-
-    @property
-    def netns(self):
-        return self.node.holder.pid
-
-    def url(self, *command, **channels):
-        channels = channels or {"stdout": True, "stderr": True}
-        return self.node.cri.Exec(container_id=self.container, cmd=command, **channels).url
-
-    def run_(self, *command, stdin=None, tty=False, **more):
-        url = self.url(*command, stdin=stdin is not None, stdout=True, stderr=not tty, tty=tty)
-        return st.remote(url, stdin=stdin, tty=tty, netns=self.netns, **more)
-
-    def stream_pid(self):
-        pids = self.node.stream_pids()
-        self.assertEqual(len(pids), 1)
-        return pids[0]
-
-    def fds(self):
-        return len(os.listdir(f"/proc/{self.stream_pid()}/fd"))
-
-    def fails(self, code, text="", **request):
-        with self.assertRaises(grpc.RpcError) as e:
-            self.node.cri.Exec(**{"container_id": self.container, "cmd": ["true"], "stdout": True, **request})
-        self.assertEqual(e.exception.code(), code, e.exception.details())
-        self.assertIn(text, e.exception.details())
 
 
 class Exec(Streams):
@@ -176,7 +120,7 @@ class Exec(Streams):
     def test_a_container_that_has_ended(self):
         c = self.start_container()
         url = self.node.cri.Exec(container_id=c, cmd=["true"], stdout=True).url
-        self.node.cri.StopContainer(container_id=c, timeout=1)
+        self.stop_container(c)
         r = st.remote(url, stderr=False, netns=self.netns)
         self.assertEqual(r.status["reason"], "InternalError")
         self.assertIn("not running", r.status["message"])
@@ -485,6 +429,27 @@ class Life(Streams):
             self.skipTest("a sanitizer build is not confined")
         self.assertEqual((fields["NoNewPrivs"], fields["Seccomp"], fields["CapEff"], fields["CapBnd"]),
                          ("1", "2", "0" * 16, "0" * 16))
+
+
+class Idle(unittest.TestCase):
+    def test_a_silent_client_is_left(self):
+        with nodes.Node(config={"stream": {"idle_timeout": "1s"}}) as node:
+            pod = node.cri.run_pod("idle", log_directory=str(node.logs / "idle"))
+            c = node.cri.run(pod, "c", nodes.IMAGE, ["sleep", "infinity"])
+            url = node.cri.Exec(container_id=c, cmd=["cat"], stdin=True, stdout=True).url
+            with st.Remote(url, stdin=True, stderr=False, netns=node.holder.pid) as r:
+                began = time.monotonic()
+                with self.assertRaises(EOFError):
+                    r.until(lambda: False, 60)
+                self.assertGreater(time.monotonic() - began, 0.9)
+            busy = st.Remote(node.cri.Exec(container_id=c, cmd=["cat"], stdin=True, stdout=True).url, stdin=True, stderr=False,
+                             netns=node.holder.pid)
+            for n in range(1, 20, 2):
+                time.sleep(0.2)
+                busy.ping(n)
+            busy.until(lambda: len(busy.pings) == 10)
+            busy.close()
+            node.cri.remove_pod(pod[0])
 
 
 if __name__ == "__main__":

@@ -77,19 +77,30 @@ static void request_without_hello_is_refused(void **state)
     pod_free(pod);
 }
 
-static void exec_hello_without_exec_is_refused_as_a_stream(void **state)
+static void stream_hello_without_its_spec_is_refused_as_a_stream(void **state)
 {
+    static const Nexus__ControlHello__Role roles[] = {NEXUS__CONTROL_HELLO__ROLE__EXEC,
+                                                      NEXUS__CONTROL_HELLO__ROLE__ATTACH,
+                                                      NEXUS__CONTROL_HELLO__ROLE__FORWARD};
     struct pod *pod = pod_new("");
     struct control_client c;
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__ControlHello hello = NEXUS__CONTROL_HELLO__INIT;
     uint8_t type, *value;
     size_t len;
 
-    for (uint32_t version = 1; version <= 2; version++) {
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(roles) + 2; i++) {
+        Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+        Nexus__ControlHello hello = NEXUS__CONTROL_HELLO__INIT;
+        Nexus__ForwardSpec port = NEXUS__FORWARD_SPEC__INIT; /* 0, then 65536 */
+
+        hello.version = i / ARRAY_SIZE(roles) % 2 ? 2 : 1;
+        hello.role = roles[i % ARRAY_SIZE(roles)];
+        if (i >= 2 * ARRAY_SIZE(roles)) {
+            hello.version = 1;
+            hello.role = NEXUS__CONTROL_HELLO__ROLE__FORWARD;
+            hello.forward = &port;
+            port.port = i % 2 ? 65536 : 0;
+        }
         control_client_connect(&c, pod->loop, pod->path);
-        hello.version = version;
-        hello.role = NEXUS__CONTROL_HELLO__ROLE__EXEC;
         m.body_case = NEXUS__CONTROL_MESSAGE__BODY_HELLO;
         m.hello = &hello;
         control_client_send(&c, &m, NULL, 0);
@@ -312,7 +323,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(junk_closes_the_connection_only),
         cmocka_unit_test(request_without_hello_is_refused),
-        cmocka_unit_test(exec_hello_without_exec_is_refused_as_a_stream),
+        cmocka_unit_test(stream_hello_without_its_spec_is_refused_as_a_stream),
         cmocka_unit_test(silent_client_is_closed_after_its_time),
         cmocka_unit_test(silent_clients_cannot_take_all_places),
         cmocka_unit_test(descriptors_belong_to_their_message),
