@@ -13,18 +13,22 @@ static int check_channels(const struct stream_channels *c, struct error **err)
     return 0;
 }
 
+/* rpc may be gone when it returns. */
+static void answer(struct rpc *rpc, int r, const ProtobufCMessage *out, const struct error *err)
+{
+    rpc->stream = NULL;
+    if (r < 0)
+        grpc_call_fail_error(rpc->call, r, err);
+    else
+        grpc_call_reply(rpc->call, out);
+}
+
 static void on_exec_url(void *userdata, int r, const char *url, const struct error *err)
 {
-    struct rpc *rpc = userdata;
     Runtime__V1__ExecResponse out = RUNTIME__V1__EXEC_RESPONSE__INIT;
 
-    rpc->stream = NULL;
-    if (r < 0) {
-        grpc_call_fail_error(rpc->call, r, err);
-        return;
-    }
     out.url = text_of(url);
-    grpc_call_reply(rpc->call, &out.base);
+    answer(userdata, r, &out.base, err);
 }
 
 void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
@@ -53,15 +57,10 @@ void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 
 static void on_attach_url(void *userdata, int r, const char *url, const struct error *err)
 {
-    struct rpc *rpc = userdata;
     Runtime__V1__AttachResponse out = RUNTIME__V1__ATTACH_RESPONSE__INIT;
 
-    rpc->stream = NULL;
     out.url = text_of(url);
-    if (r < 0)
-        grpc_call_fail_error(rpc->call, r, err);
-    else
-        grpc_call_reply(rpc->call, &out.base);
+    answer(userdata, r, &out.base, err);
 }
 
 void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
@@ -87,15 +86,10 @@ void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 
 static void on_forward_url(void *userdata, int r, const char *url, const struct error *err)
 {
-    struct rpc *rpc = userdata;
     Runtime__V1__PortForwardResponse out = RUNTIME__V1__PORT_FORWARD_RESPONSE__INIT;
 
-    rpc->stream = NULL;
     out.url = text_of(url);
-    if (r < 0)
-        grpc_call_fail_error(rpc->call, r, err);
-    else
-        grpc_call_reply(rpc->call, &out.base);
+    answer(userdata, r, &out.base, err);
 }
 
 /* The ports of the request are of an old WebSocket form; clients name them in the session. */
