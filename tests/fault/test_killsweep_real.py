@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
 """A sample of the kill sweep with the real nexus-vmm, a stock kernel and a real image: one point for each
-kind of thing that may be half done."""
+kind of thing that may be half done, and every point of an update, with containers that read the volumes."""
 import pathlib
 import sys
 
@@ -19,11 +19,16 @@ class RealKillSweep(test_killsweep.KillSweep):
     options = {"real": True, "scratch": "1G"}
     ignores_term = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
 
-    def points(self, plan):
-        return [p for p in SAMPLE if p.startswith(plan + ".")]
+    one_pod_for_updates = True  # it takes its time to boot
 
     def all_points(self):
-        return SAMPLE
+        return SAMPLE + [p for p in test_killsweep.declared() if p.startswith("pod.update.")]
+
+    def reads(self, ctr, *wanted):
+        for n, texts in enumerate(wanted):
+            code, out, err = self.node.cri.exec(ctr, "cat", f"/v{n}/k", timeout=60)
+            self.assertEqual((code, err), (0, b""))
+            self.assertIn(out, texts)
 
     # errors need no real guest
     test_errors_in_run_pod_sandbox = test_errors_in_stop_and_remove_pod_sandbox = test_errors_in_containers = None
