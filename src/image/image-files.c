@@ -204,6 +204,7 @@ static void add_segment(struct image_region *r, const char *hex, bool is_meta, u
     (void)snprintf(g->name, sizeof(g->name), "%s%s", hex,
                    is_meta ? IMAGE_DIR_META_SUFFIX : IMAGE_DIR_DATA_SUFFIX);
     g->is_meta = is_meta;
+    strv_push(&r->names, g->name);
     r->bytes[r->n] = bytes;
     r->fds[r->n++] = -EBADF;
 }
@@ -256,6 +257,7 @@ void image_region_free(struct image_region *r)
     (void)close_fd(r->meta_fd);
     free(r->fds);
     free(r->bytes);
+    strv_free(r->names);
     free(r->segments);
     free(r);
 }

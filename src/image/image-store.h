@@ -122,6 +122,7 @@ struct image_region {
     size_t n;
     uint64_t *bytes; /* owned */
     int *fds;        /* owned, and the descriptors */
+    char **names;    /* owned; of the files, for people; ends with NULL */
     struct image_segment *segments;
     int layers_fd, meta_fd; /* owned */
 };

@@ -22,6 +22,11 @@
 
 #define KICK_SIGNAL SIGUSR1
 
+/* A fault that repair can say nothing of: another vCPU was faster, or the page can be read by now. Then the
+ * guest goes on at once; what comes back so often without a pause has another cause. */
+#define UNEXPLAINED_MAX 8
+#define UNEXPLAINED_PAUSE_NS 100000000ULL
+
 struct vcpu {
     struct vm *vm; /* borrowed */
     struct vcpu_config cfg;
@@ -38,6 +43,8 @@ struct vcpu {
         const char *what; /* static text; NULL: none yet */
         uint64_t at;
     } last_exit; /* its thread's alone: the last that reached user space, for a post-mortem */
+    unsigned unexplained;    /* faults in a row; its thread's alone */
+    uint64_t unexplained_ns; /* when the last of them was looked into */
 };
 
 const char *vcpu_counter_name(enum vcpu_counter c)
@@ -416,6 +423,28 @@ static bool dispatch(struct vcpu *v, struct vcpu_result *ret)
     }
 }
 
+static bool may_try_again(struct vcpu *v)
+{
+    if (clock_mono_ns() - v->unexplained_ns > UNEXPLAINED_PAUSE_NS)
+        v->unexplained = 0;
+    return ++v->unexplained < UNEXPLAINED_MAX;
+}
+
+static bool repair(struct vcpu *v)
+{
+    bool again;
+
+    if (!v->cfg.repair)
+        return false;
+    again = may_try_again(v);
+    if (v->cfg.repair(v->cfg.userdata)) {
+        v->unexplained = 0;
+        again = true;
+    }
+    v->unexplained_ns = clock_mono_ns();
+    return again;
+}
+
 /* KVM_RUN failed with errno e. True: go on. */
 static bool run_failed(struct vcpu *v, int e, struct vcpu_result *ret)
 {
@@ -425,7 +454,7 @@ static bool run_failed(struct vcpu *v, int e, struct vcpu_result *ret)
     }
     if (e == EFAULT || e == EHWPOISON) { /* KVM_EXIT_MEMORY_FAULT comes with one of them too */
         count(v, VCPU_EXIT_MEMORY_FAULT);
-        if (e == EFAULT && v->cfg.repair && v->cfg.repair(v->cfg.userdata)) {
+        if (e == EFAULT && repair(v)) {
             count(v, VCPU_REPAIRED_FAULTS);
             return true;
         }

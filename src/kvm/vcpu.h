@@ -51,8 +51,8 @@ struct vcpu_config {
     uint32_t index; /* 0: the boot CPU */
     uint32_t cpus;
     const struct bus *bus; /* borrowed */
-    /* KVM_RUN said EFAULT: the page behind some slot cannot be had. True: it was repaired, go on.
-     * May be NULL. Runs on the vCPU's thread. */
+    /* KVM_RUN said EFAULT: the page behind some slot cannot be had. True: it was repaired, go on; so it
+     * does a few times after false. May be NULL. Runs on the vCPU's thread. */
     bool (*repair)(void *userdata);
     /* The guest stored to a read-only slot; it was dropped. May be NULL. The same thread. */
     void (*denied)(void *userdata, uint64_t gpa);

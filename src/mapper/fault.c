@@ -18,11 +18,13 @@ struct watch {
     _Atomic uintptr_t start;
     _Atomic uint64_t bytes; /* 0: not in use; written last when adding, first when removing */
     _Atomic uint64_t replaced;
+    _Atomic uint64_t last; /* offset of the page replaced last */
 };
 
 static struct watch watches[LIMIT_REGIONS + LIMIT_PARKED + 1];
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER; /* writers only */
 static _Atomic uint64_t replaced;
+static _Atomic int notify_fd = -1;
 
 static struct watch *watch_of(uintptr_t at)
 {
@@ -36,6 +38,18 @@ static struct watch *watch_of(uintptr_t at)
     return NULL;
 }
 
+static void note_replaced(struct watch *w, uintptr_t at)
+{
+    int fd = atomic_load_explicit(&notify_fd, memory_order_relaxed);
+    const uint64_t one = 1;
+
+    atomic_store_explicit(&w->last, (at & ~(PAGE - 1)) - w->start, memory_order_relaxed);
+    atomic_fetch_add_explicit(&replaced, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->replaced, 1, memory_order_release);
+    if (fd >= 0)
+        (void)!write(fd, &one, sizeof(one));
+}
+
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     static const char text[] = "SIGBUS outside of every mapped region\n";
@@ -46,8 +60,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     if (info->si_code == BUS_ADRERR && w &&
         mmap((void *)(at & ~(PAGE - 1)), PAGE, PROT_READ,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED) {
-        atomic_fetch_add_explicit(&replaced, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&w->replaced, 1, memory_order_relaxed);
+        note_replaced(w, at);
         errno = saved;
         return;
     }
@@ -62,6 +75,11 @@ int fault_init(void)
 
     (void)sigemptyset(&sa.sa_mask);
     return sigaction(SIGBUS, &sa, NULL) < 0 ? -errno : 0;
+}
+
+void fault_notify(int fd)
+{
+    atomic_store_explicit(&notify_fd, fd, memory_order_relaxed);
 }
 
 int fault_watch(const void *start, uint64_t bytes)
@@ -90,13 +108,28 @@ void fault_unwatch(const void *start)
     (void)pthread_mutex_unlock(&watch_lock);
 }
 
+uint64_t fault_last_in(const void *start, uint64_t *ret_offset)
+{
+    for (size_t i = 0; i < sizeof(watches) / sizeof(watches[0]); i++) {
+        struct watch *w = &watches[i];
+        uint64_t count;
+
+        if (!atomic_load_explicit(&w->bytes, memory_order_acquire) ||
+            atomic_load_explicit(&w->start, memory_order_relaxed) != (uintptr_t)start)
+            continue;
+        count = atomic_load_explicit(&w->replaced, memory_order_acquire);
+        *ret_offset = atomic_load_explicit(&w->last, memory_order_relaxed);
+        return count;
+    }
+    *ret_offset = 0;
+    return 0;
+}
+
 uint64_t fault_count_in(const void *start)
 {
-    for (size_t i = 0; i < sizeof(watches) / sizeof(watches[0]); i++)
-        if (atomic_load_explicit(&watches[i].bytes, memory_order_acquire) &&
-            atomic_load_explicit(&watches[i].start, memory_order_relaxed) == (uintptr_t)start)
-            return atomic_load_explicit(&watches[i].replaced, memory_order_relaxed);
-    return 0;
+    uint64_t offset;
+
+    return fault_last_in(start, &offset);
 }
 
 uint64_t fault_count(void)

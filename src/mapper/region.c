@@ -8,27 +8,43 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/str.h"
 #include "mapper/fault.h"
 
-#define PROBE_PAGES 256U /* of one system call */
+#define PROBE_PAGES 256U      /* of one system call */
+#define PROBE_NS 200000000ULL /* of one turn: others may wait for the lock */
 #define RESERVE_MIN (1ULL << 32)
 
-/* A file whose size is looked at to find what it lost. */
+/* A large file, whose size is looked at first to find what it lost. */
 struct watched {
     int fd;          /* owned */
     uint64_t offset; /* in the region, bytes */
     uint64_t mapped; /* bytes from offset that show the file; the rest are zero pages */
 };
 
-/* Bytes whose files may shrink and are not watched. */
+/* Bytes whose files may lose pages. */
 struct range {
     uint64_t from, to;
+};
+
+/* Of each segment its pages (4 bytes) and its name with the NUL: looked through when something is lost. */
+struct names {
+    char *bytes;
+    size_t used, room;
+};
+
+/* A segment in them. */
+struct place {
+    size_t at, next;   /* in the names */
+    uint64_t from, to; /* in the region, bytes */
 };
 
 struct ro_region {
@@ -43,7 +59,10 @@ struct ro_region {
     size_t n_watched;
     struct range *probed; /* ascending; adjacent ones are one */
     size_t n_probed;
+    uint64_t probe_next; /* where the next turn goes on; bytes */
+    struct names names;
     _Atomic uint64_t repaired;
+    uint64_t faults_told;
 };
 
 static bool fd_is_sealed(int fd)
@@ -146,6 +165,23 @@ static int watch_later(struct ro_region *g, const struct ro_region_segment *s)
     return 0;
 }
 
+static void note_name(struct ro_region *g, const struct ro_region_segment *s)
+{
+    const char *name = s->name ? s->name : "";
+    size_t len = strnlen(name, RO_REGION_NAME_MAX), need = sizeof(uint32_t) + len + 1;
+    uint32_t pages = (uint32_t)(s->bytes / RO_REGION_PAGE); /* of 2^28 at the most */
+    struct names *n = &g->names;
+
+    if (n->room - n->used < need) {
+        n->room = n->used + need > 2 * n->used ? n->used + need : 2 * n->used;
+        n->bytes = xrealloc(n->bytes, n->room, 1);
+    }
+    memcpy(n->bytes + n->used, &pages, sizeof(pages));
+    memcpy(n->bytes + n->used + sizeof(pages), name, len);
+    n->bytes[n->used + need - 1] = '\0';
+    n->used += need;
+}
+
 /* The second leg: PROT_READ, and the kernel refuses to widen a shared mapping of such an fd. */
 static int map_segment(struct ro_region *g, const struct ro_region_segment *s, struct error **err)
 {
@@ -158,14 +194,14 @@ static int map_segment(struct ro_region *g, const struct ro_region_segment *s, s
         return error_set(err, -errno, "segment %zu: mapping it%s", g->n,
                          errno == ENOMEM ? ": no memory, or more mappings than vm.max_map_count"
                                          : "");
-    if (fd_is_sealed(s->fd))
-        ; /* nothing can be lost */
-    else if (s->bytes < RO_REGION_PROBED_BYTES)
+    if (!fd_is_sealed(s->fd)) { /* else nothing can be lost */
         probe_later(g, g->used, g->used + s->bytes);
-    else
-        r = watch_later(g, s);
+        if (s->bytes >= RO_REGION_PROBED_BYTES)
+            r = watch_later(g, s);
+    }
     if (r < 0)
         return error_set(err, r, "segment %zu", g->n);
+    note_name(g, s);
     g->used += s->bytes;
     g->n++;
     return 0;
@@ -266,6 +302,8 @@ static void forget_files(struct ro_region *g)
     for (size_t i = 0; i < g->n_watched; i++)
         (void)close_fd(g->watched[i].fd);
     g->n_watched = g->n_probed = 0;
+    g->names.used = 0;
+    g->probe_next = 0;
 }
 
 /* Over files: what looks at the region while it lasts sees a file or zeros. */
@@ -290,6 +328,7 @@ int ro_region_vacate(struct ro_region *g)
         fault_unwatch(g->start);
         g->limit = g->bytes;
         g->bytes = 0;
+        g->faults_told = 0;
         atomic_store_explicit(&g->repaired, 0, memory_order_relaxed);
     }
     (void)pthread_mutex_unlock(&g->lock);
@@ -326,6 +365,7 @@ void ro_region_free(struct ro_region *region)
     forget_files(region);
     free(region->watched);
     free(region->probed);
+    free(region->names.bytes);
     (void)pthread_mutex_destroy(&region->lock);
     free(region);
 }
@@ -342,9 +382,46 @@ void ro_region_slot(const struct ro_region *region, struct ro_region_slot *ret)
 /* ---------------------------------------------------------------- what files lost */
 
 struct repair {
-    int64_t pages;
-    uint64_t first; /* offset; UINT64_MAX: none */
+    struct ro_region_loss loss;
+    struct place place;
+    uint64_t last_file; /* where it starts in the region; UINT64_MAX: none yet */
 };
+
+/* Cheap if offsets ascend. */
+static void seek(const struct ro_region *g, struct place *p, uint64_t offset)
+{
+    uint32_t pages;
+
+    if (offset < p->from)
+        *p = (struct place){0};
+    while (offset >= p->to && p->next < g->names.used) {
+        memcpy(&pages, g->names.bytes + p->next, sizeof(pages));
+        p->at = p->next;
+        p->from = p->to;
+        p->to += pages * RO_REGION_PAGE;
+        p->next += sizeof(pages) + strlen(g->names.bytes + p->next + sizeof(pages)) + 1;
+    }
+}
+
+static void tell_place(const struct ro_region *g, const struct place *p, uint64_t offset,
+                       struct ro_region_loss *ret)
+{
+    const char *name = g->names.used ? g->names.bytes + p->at + sizeof(uint32_t) : "";
+
+    ret->offset = offset;
+    ret->file_offset = offset - p->from;
+    (void)snprintf(ret->file, sizeof(ret->file), "%s", name);
+}
+
+static void note_loss(const struct ro_region *g, uint64_t from, uint64_t to, struct repair *done)
+{
+    seek(g, &done->place, from);
+    if (!done->loss.pages || from < done->loss.offset)
+        tell_place(g, &done->place, from, &done->loss);
+    done->loss.files += done->place.from != done->last_file;
+    done->last_file = done->place.from;
+    done->loss.pages += (to - from) / RO_REGION_PAGE;
+}
 
 /* Pages that come back with the file stay zeros: the snapshot is broken. */
 static int put_zeros(struct ro_region *g, uint64_t from, uint64_t to, struct repair *done)
@@ -352,9 +429,7 @@ static int put_zeros(struct ro_region *g, uint64_t from, uint64_t to, struct rep
     if (mmap(g->start + from, (size_t)(to - from), PROT_READ,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
         return -errno;
-    done->pages += (int64_t)((to - from) / RO_REGION_PAGE);
-    if (from < done->first)
-        done->first = from;
+    note_loss(g, from, to, done);
     return 0;
 }
 
@@ -392,41 +467,87 @@ static int64_t readable_pages(const uint8_t *at, size_t pages)
     return n;
 }
 
-static int repair_range(struct ro_region *g, struct range in, struct repair *done)
+/* A page alone; where that takes more mappings than the process may have, its whole file. */
+static int put_zero_page(struct ro_region *g, uint64_t at, struct repair *done)
 {
-    int r = 0;
+    int r = put_zeros(g, at, at + RO_REGION_PAGE, done);
 
-    while (in.from < in.to && r >= 0) {
-        uint64_t left = (in.to - in.from) / RO_REGION_PAGE;
-        size_t pages = left < PROBE_PAGES ? (size_t)left : PROBE_PAGES;
-        int64_t n = readable_pages(g->start + in.from, pages);
+    if (r != -ENOMEM)
+        return r;
+    seek(g, &done->place, at);
+    return put_zeros(g, done->place.from, done->place.to, done);
+}
 
-        if (n < 0)
-            return (int)n;
-        in.from += (uint64_t)n * RO_REGION_PAGE;
-        if ((size_t)n == pages)
-            continue;
-        r = put_zeros(g, in.from, in.from + RO_REGION_PAGE, done);
-        in.from += RO_REGION_PAGE;
-    }
+/* One system call's worth, from *at on. */
+static int probe(struct ro_region *g, uint64_t *at, uint64_t to, struct repair *done)
+{
+    uint64_t left = (to - *at) / RO_REGION_PAGE;
+    size_t pages = left < PROBE_PAGES ? (size_t)left : PROBE_PAGES;
+    int64_t n = readable_pages(g->start + *at, pages);
+    int r;
+
+    if (n < 0)
+        return (int)n;
+    *at += (uint64_t)n * RO_REGION_PAGE;
+    if ((size_t)n == pages)
+        return 0;
+    r = put_zero_page(g, *at, done);
+    *at += RO_REGION_PAGE;
     return r;
 }
 
-int64_t ro_region_repair(struct ro_region *region, uint64_t *ret_first)
+static int probe_a_while(struct ro_region *g, struct repair *done)
 {
-    struct repair done = {.first = UINT64_MAX};
+    uint64_t end = clock_mono_ns() + PROBE_NS, at;
+    int r = 0;
+
+    for (size_t i = 0; i < g->n_probed && r >= 0; i++) {
+        at = g->probed[i].from > g->probe_next ? g->probed[i].from : g->probe_next;
+        while (at < g->probed[i].to && r >= 0) {
+            r = probe(g, &at, g->probed[i].to, done);
+            if (r >= 0 && clock_mono_ns() > end && at < g->used) {
+                g->probe_next = at;
+                return -EAGAIN;
+            }
+        }
+    }
+    g->probe_next = 0;
+    return r;
+}
+
+int64_t ro_region_repair(struct ro_region *region, struct ro_region_loss *ret)
+{
+    struct repair done = {.last_file = UINT64_MAX};
     int r = 0;
 
     (void)pthread_mutex_lock(&region->lock);
     for (size_t i = 0; i < region->n_watched && r >= 0; i++)
         r = repair_watched(region, &region->watched[i], &done);
-    for (size_t i = 0; i < region->n_probed && r >= 0; i++)
-        r = repair_range(region, region->probed[i], &done);
+    if (r >= 0 && !done.loss.pages)
+        r = probe_a_while(region, &done);
     (void)pthread_mutex_unlock(&region->lock);
-    atomic_fetch_add_explicit(&region->repaired, (uint64_t)done.pages, memory_order_relaxed);
-    if (ret_first)
-        *ret_first = done.first;
-    return done.pages ? done.pages : r;
+    atomic_fetch_add_explicit(&region->repaired, done.loss.pages, memory_order_relaxed);
+    if (ret)
+        *ret = done.loss;
+    return done.loss.pages ? (int64_t)done.loss.pages : r;
+}
+
+bool ro_region_take_faults(struct ro_region *region, struct ro_region_loss *ret)
+{
+    struct place place = {0};
+    uint64_t last = 0, pages;
+
+    *ret = (struct ro_region_loss){.files = 1};
+    (void)pthread_mutex_lock(&region->lock);
+    pages = fault_last_in(region->start, &last);
+    ret->pages = pages - region->faults_told;
+    region->faults_told = pages;
+    if (ret->pages) {
+        seek(region, &place, last);
+        tell_place(region, &place, last, ret);
+    }
+    (void)pthread_mutex_unlock(&region->lock);
+    return ret->pages > 0;
 }
 
 uint64_t ro_region_repaired(const struct ro_region *region)

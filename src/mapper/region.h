@@ -7,8 +7,8 @@
  *   mapping  PROT_READ and MAP_SHARED
  *   slot     ro_region_slot() hands out what a slot needs together with KVM_MEM_READONLY, and nothing
  *            else hands it out
- * Files that cannot be sealed may be truncated by their owner; the pages lost become zeros
- * (ro_region_repair, and fault.h for reads by this process), and nobody else notices.
+ * Files that cannot be sealed may be truncated by their owner, and a disk may fail; the pages lost become
+ * zeros (ro_region_repair, and fault.h for reads by this process), and nobody else notices.
  * Threads: new and free on one thread; ro_region_repair from any thread meanwhile. */
 #pragma once
 
@@ -25,13 +25,16 @@ struct ro_region;
 /* metadata and 256 layers, or metadata and the files of a pod's volumes */
 #define RO_REGION_SEGMENTS_MAX 4400U
 #define RO_REGION_BYTES_MAX (1ULL << 40)
-/* A file below it is mapped without a descriptor being kept; what it loses is found by reading. */
+/* A file below it is mapped without a descriptor being kept; what it loses is found by reading alone. */
 #define RO_REGION_PROBED_BYTES (4ULL << 20)
+#define RO_REGION_NAME_MAX 255U
 
 struct ro_region_segment {
     int fd; /* of a regular file; borrowed for the call */
     uint64_t
         bytes; /* multiple of RO_REGION_PAGE, > 0; the file has at least so many, less a part page */
+    /* for messages; NULL: none; borrowed for the call. RO_REGION_NAME_MAX bytes of it are kept */
+    const char *name;
 };
 
 /* A region made at once, or begun, appended to as files come, and finished. Between begin and finish it
@@ -64,9 +67,23 @@ struct ro_region_slot {
 };
 void ro_region_slot(const struct ro_region *region, struct ro_region_slot *ret);
 
-/* Replaces mapped pages that their file does not have any more by zero pages. How many (0: nothing was
- * missing; *ret_first, which may be NULL, is the offset of the first), or a negative errno. Files whose
- * descriptor was not kept are read, a byte per page, by the kernel. */
-int64_t ro_region_repair(struct ro_region *region, uint64_t *ret_first);
+/* What is zeros now because its file cannot give it any more. */
+struct ro_region_loss {
+    uint64_t pages;
+    uint64_t files;                    /* that they are of */
+    uint64_t offset;                   /* of the first page in the region, bytes */
+    uint64_t file_offset;              /* of the same page in its file */
+    char file[RO_REGION_NAME_MAX + 1]; /* its name; "": it has none */
+};
+
+/* Replaces mapped pages that their file cannot give any more, because it was cut short or because of an
+ * I/O error, by zero pages. First the sizes of large files are looked at; if that explains nothing, files
+ * are read, a byte per page, by the kernel: from the disk, so it is done in turns of a fifth of a second.
+ * How many pages (*ret, which may be NULL, tells more); 0: all can be had; -EAGAIN: nothing so far, and
+ * there is more to look at in another call; other errnos. */
+int64_t ro_region_repair(struct ro_region *region, struct ro_region_loss *ret);
 /* Pages replaced since it was made, also those of fault.h. Any thread. */
 uint64_t ro_region_repaired(const struct ro_region *region);
+/* True: this process read lost pages (fault.h) since the last call; *ret has all of them, and the place of
+ * the last one. */
+bool ro_region_take_faults(struct ro_region *region, struct ro_region_loss *ret);

@@ -89,6 +89,8 @@ static int add_region(struct container *c, const struct image_region *region, st
     body.what = what;
     body.segment_bytes = region->bytes;
     body.n_segment_bytes = region->n;
+    body.segment_names = region->names;
+    body.n_segment_names = region->n;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
     m.add_region = &body;
     return call(c, CREATE_REGION, &m, region->fds, region->n, REQUEST_TIMEOUT_MS, err);

@@ -93,6 +93,17 @@ char *volume_what(const struct pod_volume *v)
     return str_printf("%s %s", plugin, v->rec.title ? v->rec.title : v->rec.name);
 }
 
+char *volume_file_name(const struct sandbox *s, const char *path)
+{
+    size_t len = strcspn(path, "/");
+    _cleanup_(freep) char *name = str_ndup(path, len);
+    const struct pod_volume *v = volume_by_name(s, name);
+
+    if (!*path)
+        return str_dup("the metadata");
+    return str_printf("%s%s", v && v->rec.title ? v->rec.title : name, path + len);
+}
+
 bool volume_names_region(const struct sandbox *s, const char *key)
 {
     const struct pod_volume *v;

@@ -92,6 +92,8 @@ struct pod_volume *volume_new(struct sandbox *s);
 struct pod_volume *volume_by_name(const struct sandbox *s, const char *name);
 /* "secret db-password", for people; the caller's. */
 char *volume_what(const struct pod_volume *v);
+/* A file of a layout by a name for people: "v-1/..data/key" → "creds/..data/key". The caller's. */
+char *volume_file_name(const struct sandbox *s, const char *path);
 /* The live volume of that directory, or NULL. */
 struct pod_volume *volume_by_place(const struct sandbox *s, const char *base, const char *rel);
 bool volume_names_region(const struct sandbox *s, const char *key);

@@ -13,7 +13,8 @@
 #include "pod/vmm-client.h"
 #include "volume/layout.h"
 
-#define REMOVALS_MAX 128 /* that wait for readers; the rest waits here */
+#define FILE_NAME_MAX 255 /* as nexus-vmm keeps */
+#define REMOVALS_MAX 128  /* that wait for readers; the rest waits here */
 #define RETRY_FIRST_MS 200ULL
 #define RETRY_LAST_MS 30000
 
@@ -32,15 +33,18 @@ const struct region *region_find(const struct sandbox *s, const char *key)
     return key ? find(s, key) : NULL;
 }
 
-/* At most REGION_WHAT_MAX bytes of it, printable: volumes have the names of directories. */
-static char *short_what(const char *what)
+/* Volumes have the names of directories and files. */
+static char *printable(char *text)
 {
-    char *copy = str_printf("%.*s", REGION_WHAT_MAX, what);
-
-    for (char *p = copy; *p; p++)
+    for (char *p = text; *p; p++)
         if (*p < ' ' || *p > '~')
             *p = '?';
-    return copy;
+    return text;
+}
+
+static char *short_what(const char *what)
+{
+    return printable(str_printf("%.*s", REGION_WHAT_MAX, what));
 }
 
 static struct region *add_entry(struct sandbox *s, const char *key, const char *what)
@@ -289,6 +293,21 @@ static void on_added(void *userdata, int r, const Nexus__VmmState *state, const 
     fn(ud, r < 0 ? r : 0, err);
 }
 
+/* For nexus-vmm's log. The end of a long one says more than its beginning. How many: n. */
+static size_t file_names(const struct region_add *add, size_t n, char **ret)
+{
+    for (size_t i = 0; i < n; i++) {
+        _cleanup_(freep) char *name =
+            volume_file_name(add->sandbox, add->layout->pieces[add->layout->passed + i].path);
+        size_t len = strlen(name);
+
+        ret[i] =
+            printable(len <= FILE_NAME_MAX ? str_dup(name)
+                                           : str_printf("...%s", name + len - FILE_NAME_MAX + 3));
+    }
+    return n;
+}
+
 static int send_batch(struct region_add *add, struct error **err)
 {
     struct sandbox *s = add->sandbox;
@@ -296,6 +315,7 @@ static int send_batch(struct region_add *add, struct error **err)
     Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
     int fds[FDPASS_MAX];
     uint64_t bytes[FDPASS_MAX];
+    char *names[FDPASS_MAX];
     size_t n = volume_layout_batch(add->layout, FDPASS_MAX, fds, bytes);
     int r;
 
@@ -307,9 +327,13 @@ static int send_batch(struct region_add *add, struct error **err)
     body.segment_bytes = bytes;
     body.n_segment_bytes = n;
     body.more = add->layout->passed + n < add->layout->n;
+    body.segment_names = names;
+    body.n_segment_names = file_names(add, n, names);
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
     m.add_region = &body;
     r = vmm_client_call(s->client, &m, fds, n, REQUEST_TIMEOUT_MS, on_added, add, &add->call, err);
+    for (size_t i = 0; i < n; i++)
+        free(names[i]);
     if (r >= 0)
         volume_layout_drop(add->layout, n);
     return r;

@@ -42,6 +42,7 @@ struct hot_slot {
     uint64_t denied;            /* guest writes; the same */
     bool may_park;              /* its device is to stay when the region goes */
     bool parked; /* and has: region shows no file, the guest's driver waits for the next */
+    bool lossy;  /* it was told that pages of it are lost; the same */
 };
 
 /* A memory slot that is kept: a region without files, see machine-regions.c. */
@@ -85,6 +86,8 @@ struct machine {
     struct vacant_slot vacant[VACANT_MAX];
     unsigned next_vacant; /* that goes when there are too many */
     pthread_mutex_t regions_lock;
+    int fault_fd; /* this process read a lost page */
+    struct loop_source *fault_source;
     struct list partials;          /* struct hot_partial */
     _Atomic uint32_t *state_words; /* in guest RAM: bit n = hot slot n is present */
 
@@ -123,10 +126,12 @@ int machine_window_attach(struct machine *m, struct virtio_mmio *w, unsigned win
                           struct virtio_device *dev);
 /* Before a device is detached. */
 void machine_window_unwire(struct machine *m, struct virtio_mmio *w, unsigned window);
-/* machine-regions.c: no slot of the VM is used any more. */
+/* machine-regions.c: what this process reads of lost pages is told from now on. 0 or errno. */
+int machine_regions_init(struct machine *m);
+/* No slot of the VM is used any more. */
 void machine_regions_free(struct machine *m);
 void machine_devices_counters(struct machine *m, machine_counter_fn add, void *ctx);
 /* A vCPU wrote to a read-only slot. */
 void machine_denied(void *machine, uint64_t gpa);
-/* A vCPU ran into a page that cannot be had. True: something was mended. */
+/* A vCPU ran into a page that cannot be had. True: something was mended, or not all was looked at yet. */
 bool machine_repair(void *machine);

@@ -16,10 +16,13 @@
 #include <sys/eventfd.h>
 
 #include "base/checked.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "event/loop.h"
 #include "kvm/gmem.h"
 #include "kvm/vm.h"
+#include "mapper/fault.h"
 #include "mapper/region.h"
 #include "virtio/device.h"
 #include "virtio/pmem.h"
@@ -91,6 +94,7 @@ static void slot_set(struct machine *m, struct hot_slot *s, struct ro_region *re
     s->gpa = gpa;
     s->bytes = bytes;
     s->denied = 0;
+    s->lossy = false;
     (void)pthread_mutex_unlock(&m->regions_lock);
 }
 
@@ -209,12 +213,13 @@ static void keep_for_later(struct machine *m, const char *key, struct ro_region 
 
 /* ---- adding and removing */
 
-static struct ro_region_segment *segments_of(const int *fds, const uint64_t *bytes, size_t n)
+static struct ro_region_segment *segments_of(const int *fds, const uint64_t *bytes,
+                                             char *const *names, size_t n)
 {
     struct ro_region_segment *segments = xcalloc(n + 1, sizeof(*segments));
 
     for (size_t i = 0; i < n; i++)
-        segments[i] = (struct ro_region_segment){fds[i], bytes[i]};
+        segments[i] = (struct ro_region_segment){fds[i], bytes[i], names ? names[i] : NULL};
     return segments;
 }
 
@@ -381,8 +386,8 @@ static int add_to_free(struct machine *m, const char *key, const char *what,
 }
 
 int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
-                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                       uint64_t *ret_bytes, struct error **err)
+                       const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                       uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
 {
     _cleanup_(freep) struct ro_region_segment *segments = NULL;
     struct hot_slot *s = NULL;
@@ -390,7 +395,7 @@ int machine_add_region(struct machine *m, const char *key, const char *what, con
 
     if (n > RO_REGION_SEGMENTS_MAX)
         return error_set(err, -E2BIG, "%zu segments", n);
-    segments = segments_of(fds, segment_bytes, n);
+    segments = segments_of(fds, segment_bytes, names, n);
     if (more)
         return add_pieces(m, key, segments, n, err);
     if (!partial_find(m, key))
@@ -457,6 +462,11 @@ int machine_park_region(struct machine *m, uint64_t gpa)
 
 void machine_regions_free(struct machine *m)
 {
+    if (m->fault_source) {
+        fault_notify(-1);
+        loop_remove(m->fault_source);
+        m->fault_fd = close_fd(m->fault_fd);
+    }
     for (unsigned i = 0; i < VACANT_MAX; i++)
         ro_region_free(m->vacant[i].region);
     while (m->partials.next && !list_is_empty(&m->partials))
@@ -506,22 +516,51 @@ void machine_denied(void *machine, uint64_t gpa)
                     name, offset, count);
 }
 
-static bool repair_slot(struct hot_slot *s)
+static void loss_text(const struct hot_slot *s, const struct ro_region_loss *loss, char *out,
+                      size_t size)
 {
-    uint64_t first = 0;
-    int64_t pages = ro_region_repair(s->region, &first);
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], file[4 * RO_REGION_NAME_MAX + 1], more[64] = "";
 
     slot_name(s, name, sizeof(name));
-    if (pages > 0)
-        log_limited(LOG_WARNING,
-                    "region %s: a file became shorter: %" PRIi64 " pages from offset %" PRIu64
-                    " on are zeros now",
-                    name, pages, first);
-    else if (pages < 0)
+    log_escape(file, sizeof(file), loss->file, false);
+    if (loss->files > 1)
+        (void)snprintf(more, sizeof(more), ", pages of %" PRIu64 " more files among them",
+                       loss->files - 1);
+    (void)snprintf(
+        out, size,
+        "region %s: file %s was cut short on the host or cannot be read (I/O error): from "
+        "offset %" PRIu64 " on %" PRIu64 " pages are zeros now%s",
+        name, file[0] ? file : "?", loss->file_offset, loss->pages, more);
+}
+
+/* The first loss of each region is told in any case: what a guest can cause elsewhere must not hide it. */
+static void tell_loss(struct hot_slot *s, const struct ro_region_loss *loss)
+{
+    char text[2048];
+
+    loss_text(s, loss, text, sizeof(text));
+    if (s->lossy)
+        log_limited(LOG_WARNING, "%s", text);
+    else
+        log_warning("%s", text);
+    s->lossy = true;
+}
+
+/* True: another look may help. */
+static bool repair_slot(struct hot_slot *s)
+{
+    struct ro_region_loss loss;
+    int64_t pages = ro_region_repair(s->region, &loss);
+    char name[NAME_BYTES];
+
+    if (pages > 0) {
+        tell_loss(s, &loss);
+    } else if (pages < 0 && pages != -EAGAIN) {
+        slot_name(s, name, sizeof(name));
         log_limited(LOG_WARNING, "region %s: looking for lost pages: %s", name,
                     strerror((int)-pages));
-    return pages > 0;
+    }
+    return pages > 0 || pages == -EAGAIN;
 }
 
 bool machine_repair(void *machine)
@@ -529,6 +568,8 @@ bool machine_repair(void *machine)
     struct machine *m = machine;
     bool mended = false;
 
+    if (FP("vmm.repair") < 0) /* as if it were another vCPU's to mend, or were readable again */
+        return false;
     (void)pthread_mutex_lock(&m->regions_lock);
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         if (m->hot[i].region && repair_slot(&m->hot[i]))
@@ -542,6 +583,34 @@ uint32_t machine_region_device(struct machine *m, uint64_t gpa)
     struct hot_slot *s = slot_at(m, gpa);
 
     return s ? LAYOUT_MMIO_HOT + slot_index(m, s) : 0;
+}
+
+/* In the loop: the signal handler has mended it already. */
+static void on_fault(struct loop_source *source, int fd, unsigned events, void *userdata)
+{
+    struct machine *m = userdata;
+    struct ro_region_loss loss;
+    uint64_t count;
+
+    (void)!read(fd, &count, sizeof(count));
+    (void)pthread_mutex_lock(&m->regions_lock);
+    for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
+        if (m->hot[i].region && ro_region_take_faults(m->hot[i].region, &loss))
+            tell_loss(&m->hot[i], &loss);
+    (void)pthread_mutex_unlock(&m->regions_lock);
+}
+
+int machine_regions_init(struct machine *m)
+{
+    int r = fault_init();
+
+    if (r < 0)
+        return r;
+    m->fault_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (m->fault_fd < 0)
+        return -errno;
+    fault_notify(m->fault_fd);
+    return loop_add_io(m->loop, m->fault_fd, LOOP_READ, on_fault, m, &m->fault_source);
 }
 
 bool machine_region_is_driven(struct machine *m, uint64_t gpa)

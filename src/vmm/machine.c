@@ -319,7 +319,7 @@ static int assemble(struct machine *m, struct error **err)
     if (r >= 0)
         r = vcpu_init_signals();
     if (r >= 0)
-        r = fault_init();
+        r = machine_regions_init(m);
     if (r < 0)
         return error_set(err, r, "console and ports");
     r = machine_devices_new(m, err);
@@ -345,7 +345,7 @@ int machine_new(struct loop *loop, const struct machine_config *cfg, machine_end
     m->cfg = *cfg;
     m->on_ended = on_ended;
     m->userdata = userdata;
-    m->end_fd = -EBADF;
+    m->end_fd = m->fault_fd = -EBADF;
     list_init(&m->partials);
     for (size_t i = 0; i < IOAPIC_PINS; i++)
         m->gsi_fd[i] = -EBADF;
@@ -388,6 +388,8 @@ static void *vcpu_main(void *arg)
 {
     struct vcpu_thread *t = arg;
     struct vcpu_result result;
+    const char *id = t->machine->cfg.id;
+    LOG_SCOPE(vm, "vm", id ? id : "");
 
     vcpu_run(t->vcpu, &result);
     vcpu_ended(t->machine, &result);

@@ -30,7 +30,8 @@ struct machine_config {
     uint8_t mac[6];
     uint16_t mtu;               /* 0: not told */
     const char *cmdline_append; /* NULL; borrowed for machine_new */
-    uint64_t spawn_ns;          /* CLOCK_MONOTONIC when the process began, for the stage times */
+    const char *id;    /* in log lines of the vCPUs; NULL; borrowed for the machine's life */
+    uint64_t spawn_ns; /* CLOCK_MONOTONIC when the process began, for the stage times */
 };
 
 enum machine_end {
@@ -62,14 +63,14 @@ void machine_stop(struct machine *m);
 struct vsock *machine_vsock(struct machine *m);
 
 /* Maps the files (fds borrowed; sizes and modes are checked) as one read-only pmem region above RAM
- * and hot-adds its device. key and what (may be
- * empty): its name in messages. more: further files of the same key follow, the
+ * and hot-adds its device. key and what (may be empty): its name in messages; names: those of its n
+ * files, or NULL. more: further files of the same key follow, the
  * device comes with the last ones; an error forgets those that came. Possible before machine_start too.
  * 0 with the region's place; errors of ro_region_new; -ENOSPC: LIMIT_REGIONS are in use, or no address
  * space. */
 int machine_add_region(struct machine *m, const char *key, const char *what, const int *fds,
-                       const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                       uint64_t *ret_bytes, struct error **err);
+                       const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                       uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err);
 /* What came of a region that is not complete. A key that is not known is no error. */
 void machine_forget_region(struct machine *m, const char *key);
 /* True while a driver of the guest has its device. */

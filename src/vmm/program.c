@@ -126,12 +126,12 @@ static void print_hello(struct program *p, const Nexus__AgentHello *hello)
 /* ---------------------------------------------------------------- what the supervisor asks for */
 
 static int host_add_region(void *ud, const char *key, const char *what, const int *fds,
-                           const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                           uint64_t *ret_bytes, struct error **err)
+                           const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                           uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
 {
     struct program *p = ud;
 
-    return machine_add_region(p->machine, key, what, fds, segment_bytes, n, more, ret_gpa,
+    return machine_add_region(p->machine, key, what, fds, segment_bytes, names, n, more, ret_gpa,
                               ret_bytes, err);
 }
 
@@ -335,6 +335,7 @@ static int start_machine(struct program *p, struct error **err)
         .console_fd = p->res->console,
         .mtu = o->mtu,
         .cmdline_append = o->cmdline_append,
+        .id = o->id,
         .spawn_ns = p->spawn_ns,
     };
 

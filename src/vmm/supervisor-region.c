@@ -10,6 +10,11 @@
 #define KEY_MAX 256
 #define RELEASES_MAX 16
 
+static char *const *names_of(const Nexus__AddRegion *add)
+{
+    return add->n_segment_names ? add->segment_names : NULL;
+}
+
 /* ---- regions that come in several messages */
 
 static struct partial *partial_find(struct supervisor *sup, const char *key)
@@ -82,8 +87,8 @@ static int add_pieces(struct supervisor *sup, struct control_caller who,
 
     if (r < 0)
         return r;
-    r = sup->ops->add_region(sup->ud, add->key, add->what, fds, add->segment_bytes, n_fds, true,
-                             &gpa, &bytes, err);
+    r = sup->ops->add_region(sup->ud, add->key, add->what, fds, add->segment_bytes, names_of(add),
+                             n_fds, true, &gpa, &bytes, err);
     if (r < 0) {
         partial_free(sup, p);
         return error_prefix(err, r, "region %s", add->key);
@@ -100,6 +105,9 @@ static int check_add(struct supervisor *sup, const Nexus__AddRegion *add, size_t
     if (n_fds == 0 || n_fds != add->n_segment_bytes)
         return error_set(err, -EINVAL, "region %s: %zu files for %zu segments", add->key, n_fds,
                          add->n_segment_bytes);
+    if (add->n_segment_names && add->n_segment_names != n_fds)
+        return error_set(err, -EINVAL, "region %s: %zu names for %zu files", add->key,
+                         add->n_segment_names, n_fds);
     if (sup->phase == NEXUS__VMM_STATE__PHASE__ENDED)
         return supervisor_check_guest(sup, err);
     if (sup->n_regions >= LIMIT_REGIONS)
@@ -137,8 +145,8 @@ int supervisor_add_region(struct supervisor *sup, struct control_caller who,
         return add_pieces(sup, who, add, fds, n_fds, err);
     if (p && p->connection != who.connection)
         partial_drop(sup, TAKE(p));
-    r = sup->ops->add_region(sup->ud, add->key, add->what, fds, add->segment_bytes, n_fds, false,
-                             &gpa, &bytes, err);
+    r = sup->ops->add_region(sup->ud, add->key, add->what, fds, add->segment_bytes, names_of(add),
+                             n_fds, false, &gpa, &bytes, err);
     partial_free(sup, p);
     if (r < 0)
         return error_prefix(err, r, "region %s", add->key);

@@ -25,13 +25,13 @@ typedef void (*supervisor_counter_fn)(void *ctx, const char *name, uint64_t valu
 struct supervisor_host_ops {
     /* Maps n files (borrowed fds; dup what is kept) of segment_bytes[i] bytes each (nothing checked
      * yet) into one read-only region and hot-adds its device. key: the caller's name for it; what: what it
-     * is, for people, may be empty; both borrowed.
+     * is, for people, may be empty; names: those of the files, or NULL; all borrowed.
      * more: they are mapped, and further ones of the same key follow before there is a device; a failure
      * forgets what came before. 0 with the guest-physical start and length (not with more), or errno with
      * *err: -EINVAL sizes, -ENOSPC no slot left. */
     int (*add_region)(void *ud, const char *key, const char *what, const int *fds,
-                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                      uint64_t *ret_bytes, struct error **err);
+                      const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                      uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err);
     /* What add_region collected for key is not wanted any more. */
     void (*forget_region)(void *ud, const char *key);
     /* _UID, in the firmware tables, of its device. NULL: they have none, and no guest that looks for it. */

@@ -55,8 +55,8 @@ struct options {
 /* ---- what the machine does for the supervisor */
 
 static int add_region(void *ud, const char *key, const char *what, const int *fds,
-                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                      uint64_t *ret_bytes, struct error **err)
+                      const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                      uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
 {
     struct machine *m = ud;
     const struct fake_rule *fail;

@@ -26,8 +26,8 @@ static void must(int ok)
 }
 
 static int add_region(void *ud, const char *key, const char *what, const int *fds,
-                      const uint64_t *segment_bytes, size_t n, bool more, uint64_t *ret_gpa,
-                      uint64_t *ret_bytes, struct error **err)
+                      const uint64_t *segment_bytes, char *const *names, size_t n, bool more,
+                      uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
 {
     must(key[0] && n > 0 && fds[0] >= 0 && segment_bytes);
     if (more)

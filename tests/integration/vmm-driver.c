@@ -45,8 +45,8 @@ static void add_region(struct driver *d)
     if (fd < 0 || fstat(fd, &st) < 0)
         die(path, NULL, -errno);
     bytes = ((uint64_t)st.st_size + 4095) & ~4095ULL;
-    r = machine_add_region(d->machine, path, "a file", &fd, &bytes, 1, false, &d->gpa, &mapped,
-                           &err);
+    r = machine_add_region(d->machine, path, "a file", &fd, &bytes, NULL, 1, false, &d->gpa,
+                           &mapped, &err);
     if (r < 0)
         die("add_region", err, r);
     printf("driver: region at 0x%" PRIx64 " of %" PRIu64 " bytes\n", d->gpa, mapped);

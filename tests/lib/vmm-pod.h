@@ -41,8 +41,9 @@ struct pod {
 };
 
 static inline int pod_add_region_op(void *ud, const char *key, const char *what, const int *fds,
-                                    const uint64_t *segment_bytes, size_t n, bool more,
-                                    uint64_t *ret_gpa, uint64_t *ret_bytes, struct error **err)
+                                    const uint64_t *segment_bytes, char *const *names, size_t n,
+                                    bool more, uint64_t *ret_gpa, uint64_t *ret_bytes,
+                                    struct error **err)
 {
     struct pod *pod = ud;
 

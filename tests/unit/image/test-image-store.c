@@ -370,6 +370,9 @@ static void the_region_is_metadata_then_the_layers_with_data(void **state)
         assert_int_equal(fstat(r->fds[k], &st), 0);
         assert_int_equal(st.st_size, r->bytes[k]);
     }
+    assert_string_equal(r->names[0], A ".2.erofs");
+    assert_string_equal(r->names[1], L1 ".2.data");
+    assert_null(r->names[2]);
     image_region_free(r);
     assert_int_equal(image_region_new(f->s, i, &r, NULL), 0);
     make_file(f, "layers", L1, ".2.data", 4096);

@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -202,7 +203,8 @@ static void segments_follow_each_other_and_zeros_follow_them(void **state)
 static void large_file_is_watched_by_its_size(void **state)
 {
     _cleanup_(ro_region_freep) struct ro_region *g = NULL;
-    uint64_t bytes = 2 * RO_REGION_PROBED_BYTES, first = 0;
+    uint64_t bytes = 2 * RO_REGION_PROBED_BYTES;
+    struct ro_region_loss loss;
     int writer = make_memfd('x', bytes);
     char path[64];
     struct ro_region_segment s;
@@ -210,16 +212,71 @@ static void large_file_is_watched_by_its_size(void **state)
     const uint8_t *p;
 
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", writer);
-    s = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), bytes};
+    s = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), bytes, "layer 1"};
     assert_int_equal(ro_region_new(&s, 1, &g, NULL), 0);
     assert_int_equal(ftruncate(writer, (off_t)(bytes / 2)), 0);
-    assert_int_equal(ro_region_repair(g, &first), bytes / 2 / PAGE);
-    assert_int_equal(first, bytes / 2);
+    assert_int_equal(ro_region_repair(g, &loss), bytes / 2 / PAGE);
+    assert_int_equal(loss.offset, bytes / 2);
+    assert_int_equal(loss.files, 1);
+    assert_string_equal(loss.file, "layer 1");
     ro_region_slot(g, &slot);
     p = slot.hva;
     assert_true(p[bytes / 2 - 1] == 'x' && p[bytes / 2] == 0 && p[bytes - 1] == 0);
     (void)close(writer);
     (void)close(s.fd);
+}
+
+/* What an I/O error looks like to who maps the file, as far as it can be made without a bad disk: its size
+ * is right and pages of it cannot be had. */
+static void break_pages(const struct ro_region *g, uint64_t offset, uint64_t pages)
+{
+    struct ro_region_slot slot;
+    void *at;
+
+    ro_region_slot(g, &slot);
+    at = mmap((uint8_t *)(uintptr_t)slot.hva + offset, pages * PAGE, PROT_NONE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    assert_true(at != MAP_FAILED);
+}
+
+/* A file that is as long as ever, small or large, and cannot be read. */
+static void pages_that_cannot_be_read_are_found(void **state)
+{
+    const uint64_t big = 2 * RO_REGION_PROBED_BYTES;
+    struct ro_region_segment s[] = {
+        {make_file(SEALED, 'm', PAGE), PAGE, "metadata"},
+        {make_file(RDONLY, 'a', PAGE), PAGE, "creds/a"},
+        {make_file(RDONLY, 'b', 2 * PAGE), 2 * PAGE, "creds/b"},
+        {make_file(RDONLY, 'L', big), big, "layer"},
+        {make_file(RDONLY, 'z', PAGE), PAGE, NULL},
+    };
+    _cleanup_(ro_region_freep) struct ro_region *g = NULL;
+    struct ro_region_loss loss;
+    struct ro_region_slot slot;
+    const uint8_t *p;
+    int64_t r;
+
+    assert_int_equal(ro_region_new(s, ARRAY_SIZE(s), &g, NULL), 0);
+    ro_region_slot(g, &slot);
+    p = slot.hva;
+    break_pages(g, 3 * PAGE, 1);
+    break_pages(g, 4 * PAGE + big / 2, 300);
+    do /* a slow machine may need more than one turn for all */
+        r = ro_region_repair(g, &loss);
+    while (r == -EAGAIN);
+    assert_int_equal(loss.offset, 3 * PAGE);
+    assert_int_equal(loss.file_offset, PAGE);
+    assert_string_equal(loss.file, "creds/b");
+    while (r != 0) {
+        r = ro_region_repair(g, NULL);
+        assert_true(r >= 0 || r == -EAGAIN);
+    }
+    assert_int_equal(ro_region_repaired(g), 301);
+    assert_true(p[PAGE] == 'a' && p[2 * PAGE] == 'b' && p[3 * PAGE] == 0);
+    assert_true(p[4 * PAGE + big / 2 - 1] == 'L' && p[4 * PAGE + big / 2] == 0);
+    assert_true(p[4 * PAGE + big / 2 + 300 * PAGE] == 'L' && p[4 * PAGE + big] == 'z');
+    for (size_t i = 0; i < ARRAY_SIZE(s); i++)
+        (void)close(s[i].fd);
 }
 
 static size_t open_files(void)
@@ -237,7 +294,7 @@ static void pieces_come_one_after_the_other(void **state)
     _cleanup_(ro_region_freep) struct ro_region *g = NULL;
     size_t before = open_files();
     struct ro_region_slot slot;
-    uint64_t first = 0;
+    struct ro_region_loss loss;
     const uint8_t *p;
     int cut = -EBADF;
 
@@ -267,8 +324,8 @@ static void pieces_come_one_after_the_other(void **state)
         assert_true(p[i * PAGE] == 'a' + i % 26 && p[i * PAGE + 100] == 0);
     assert_int_equal(ro_region_repair(g, NULL), 0);
     assert_int_equal(ftruncate(cut, 0), 0);
-    assert_int_equal(ro_region_repair(g, &first), 1);
-    assert_int_equal(first, 600 * PAGE);
+    assert_int_equal(ro_region_repair(g, &loss), 1);
+    assert_int_equal(loss.offset, 600 * PAGE);
     assert_true(p[600 * PAGE] == 0 && p[601 * PAGE] == 'a' + 601 % 26);
     (void)close(cut);
 }
@@ -320,7 +377,7 @@ static void a_place_takes_one_set_of_files_after_the_other(void **state)
 
 static void truncated_file_reads_zeros_after_repair(void **state)
 {
-    uint64_t first = 0;
+    struct ro_region_loss loss;
     _cleanup_(ro_region_freep) struct ro_region *g = NULL;
     int writer = make_memfd('x', 4 * PAGE);
     char path[64];
@@ -334,8 +391,8 @@ static void truncated_file_reads_zeros_after_repair(void **state)
     assert_int_equal(ro_region_new(s, 2, &g, NULL), 0);
     assert_int_equal(ro_region_repair(g, NULL), 0); /* nothing missing */
     assert_int_equal(ftruncate(writer, (off_t)(PAGE + 10)), 0);
-    assert_int_equal(ro_region_repair(g, &first), 2); /* pages */
-    assert_int_equal(first, 2 * PAGE);
+    assert_int_equal(ro_region_repair(g, &loss), 2); /* pages */
+    assert_int_equal(loss.offset, 2 * PAGE);
     assert_int_equal(ro_region_repair(g, NULL), 0);
     assert_int_equal(ro_region_repaired(g), 2);
     ro_region_slot(g, &slot);
@@ -354,17 +411,30 @@ static void truncated_file_read_by_us_is_zeros_without_repair(void **state)
     char path[64];
     struct ro_region_segment s;
     struct ro_region_slot slot;
+    struct ro_region_loss loss;
+    int notified = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    uint64_t count;
     const volatile uint8_t *p;
 
     assert_int_equal(fault_init(), 0);
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", writer);
-    s = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), 2 * PAGE};
+    s = (struct ro_region_segment){open(path, O_RDONLY | O_CLOEXEC), 2 * PAGE, "cut"};
     assert_int_equal(ro_region_new(&s, 1, &g, NULL), 0);
     assert_int_equal(ftruncate(writer, (off_t)PAGE), 0);
+    assert_false(ro_region_take_faults(g, &loss));
+    fault_notify(notified);
     ro_region_slot(g, &slot);
     p = slot.hva;
     assert_true(p[0] == 'x' && p[PAGE + 5] == 0);
     assert_true(fault_count() == 1);
+    assert_int_equal(read(notified, &count, sizeof(count)), sizeof(count));
+    assert_true(ro_region_take_faults(g, &loss));
+    assert_int_equal(loss.pages, 1);
+    assert_int_equal(loss.file_offset, PAGE);
+    assert_string_equal(loss.file, "cut");
+    assert_false(ro_region_take_faults(g, &loss)); /* told */
+    fault_notify(-1);
+    (void)close(notified);
     (void)signal(SIGBUS, SIG_DFL);
     (void)close(writer);
     (void)close(s.fd);
@@ -399,6 +469,7 @@ int main(void)
         cmocka_unit_test(a_place_takes_one_set_of_files_after_the_other),
         cmocka_unit_test(truncated_file_reads_zeros_after_repair),
         cmocka_unit_test(large_file_is_watched_by_its_size),
+        cmocka_unit_test(pages_that_cannot_be_read_are_found),
         cmocka_unit_test(pieces_come_one_after_the_other),
         cmocka_unit_test(nothing_is_no_region),
         cmocka_unit_test(truncated_file_read_by_us_is_zeros_without_repair),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a guest's write to a read-only region leaves behind: a count of that region and a line that names
- * it, however loud another region is. No KVM: the part of the machine that is asked is made by hand. */
+/* What a guest's write to a read-only region leaves behind, and what a lost page of a file: a count of that
+ * region and a line that names it, however loud another region is. No KVM: the part of the machine that is
+ * asked is made by hand. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -127,7 +128,7 @@ static int add(struct machine *m, const char *key, uint64_t pages, uint64_t *gpa
     assert_int_equal(ftruncate(fd, (off_t)size), 0);
     assert_int_equal(pwrite(fd, key, strlen(key), 0), (ssize_t)strlen(key));
     assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW), 0);
-    r = machine_add_region(m, key, "", &fd, &size, 1, false, gpa, &bytes, NULL);
+    r = machine_add_region(m, key, "", &fd, &size, NULL, 1, false, gpa, &bytes, NULL);
     (void)close(fd);
     assert_true(r < 0 || bytes == RO_REGION_ALIGN);
     return r;
@@ -170,8 +171,8 @@ static void a_file_that_cannot_be_mapped_leaves_it_parked(void **state)
     assert_true(machine_may_park(m, GPA_B));
     assert_int_equal(machine_park_region(m, GPA_B), 0);
     assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
-    assert_int_equal(machine_add_region(m, "bad", "", &fd, &bytes, 1, false, &gpa, &size, NULL),
-                     -EACCES);
+    assert_int_equal(
+        machine_add_region(m, "bad", "", &fd, &bytes, NULL, 1, false, &gpa, &size, NULL), -EACCES);
     (void)close(fd);
     assert_true(m->hot[3].parked);
     assert_int_equal(add(m, "good", 1, &gpa), 0);
@@ -196,6 +197,52 @@ static void few_are_parked_and_small_ones_only(void **state)
     assert_true(machine_may_park(m, GPA_B + RO_REGION_ALIGN)); /* it is counted already */
 }
 
+static int file_of(const char *path, char fill, uint64_t bytes)
+{
+    static char page[RO_REGION_PAGE];
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    assert_true(fd >= 0);
+    memset(page, fill, sizeof(page));
+    for (uint64_t at = 0; at < bytes; at += sizeof(page))
+        assert_int_equal(write(fd, page, sizeof(page)), sizeof(page));
+    return fd;
+}
+
+/* Which file of which region, from which place on; and a noisy region hides no other here either. */
+static void a_lost_page_is_told_with_its_file(void **state)
+{
+    struct machine *m = *state;
+    int a = file_of("lost-a", 'a', 3 * RO_REGION_PAGE), b = file_of("lost-b", 'b', RO_REGION_PAGE);
+    struct ro_region_segment files[] = {
+        {open("lost-a", O_RDONLY | O_CLOEXEC), 3 * RO_REGION_PAGE, "creds/..data/a"},
+        {open("lost-b", O_RDONLY | O_CLOEXEC), RO_REGION_PAGE, "creds/..data/b\n"},
+    };
+    uint64_t denied, repaired;
+
+    ro_region_free(m->hot[0].region);
+    assert_int_equal(ro_region_new(files, 2, &m->hot[0].region, NULL), 0);
+    assert_false(machine_repair(m));
+    assert_int_equal(n_lines, 0);
+    assert_int_equal(ftruncate(a, (off_t)RO_REGION_PAGE), 0);
+    assert_int_equal(ftruncate(b, 0), 0);
+    assert_true(machine_repair(m));
+    assert_int_equal(n_lines, 1);
+    assert_string_equal(
+        lines[0], "region vol-1 (secret creds): file creds/..data/a was cut short on the host or "
+                  "cannot be read (I/O error): from offset 4096 on 3 pages are zeros now, pages "
+                  "of 1 more files among them");
+    machine_count_region(m, GPA_A, &denied, &repaired);
+    assert_int_equal(repaired, 3);
+    assert_false(machine_repair(m));
+    for (size_t i = 0; i < 2; i++)
+        (void)close(files[i].fd);
+    (void)close(a);
+    (void)close(b);
+    (void)unlink("lost-a");
+    (void)unlink("lost-b");
+}
+
 int main(void)
 {
 #define T(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
@@ -205,6 +252,7 @@ int main(void)
         T(parked_region_shows_nothing_and_takes_the_next),
         T(a_file_that_cannot_be_mapped_leaves_it_parked),
         T(few_are_parked_and_small_ones_only),
+        T(a_lost_page_is_told_with_its_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
