@@ -30,6 +30,8 @@
 #define WRITE_SLACK_BYTES (32U << 10) /* one HTTP/2 frame of ours and more */
 #define ACCEPTS_PER_TURN 16
 #define ACCEPT_PAUSE_USEC 250000U
+#define IDLE_NS \
+    1000000000ULL /* without a call for so long: may have to make room for a new client */
 #define TIMER_ACCURACY_USEC 1000U
 
 struct listener {
@@ -51,6 +53,7 @@ struct conn {
     sd_event_source *io, *timer;
     uint32_t events;   /* what io waits for */
     uint64_t armed_ns; /* what timer waits for; UINT64_MAX: off */
+    uint64_t used_ns;  /* last time that bytes came, or that it was told to go */
     struct buf out;    /* written by the core, not yet taken by the socket */
 };
 
@@ -217,8 +220,11 @@ static int on_conn_io(sd_event_source *source, int fd, uint32_t revents, void *u
             conn_close(cn, /* failed= */ false); /* the client went */
             return 0;
         }
-        if (n > 0)
+        if (n > 0) {
+            if (!cn->core->draining)
+                cn->used_ns = clock_mono_ns();
             r = grpc_conn_feed(cn->core, s->in, (size_t)n, clock_mono_ns());
+        }
     }
     conn_settle(cn, r);
     return 0;
@@ -297,6 +303,7 @@ int grpc_server_adopt_connection(struct grpc_server *s, int fd)
     cn->server = s;
     cn->fd = fd;
     cn->armed_ns = UINT64_MAX;
+    cn->used_ns = clock_mono_ns();
     cn->events = EPOLLIN;
     buf_init(&cn->out, WRITE_BYTES_PER_TURN + WRITE_SLACK_BYTES);
     peer_name(fd, peer, sizeof(peer));
@@ -328,13 +335,59 @@ static void accept_update(struct grpc_server *s)
         (void)sd_event_source_set_enabled(l->source, on ? SD_EVENT_ON : SD_EVENT_OFF);
 }
 
+static void accept_retry_soon(struct grpc_server *s);
+
+/* Some clients never close. At the limit the connection that is idle for longest is told to go, and
+ * closed when it does not listen; so that a new client comes in as soon as anybody is idle. */
+static void make_room(struct grpc_server *s)
+{
+    uint64_t now = clock_mono_ns();
+    struct conn *cn, *victim = NULL;
+
+    list_foreach (cn, &s->conns, in_server) {
+        if (cn->core->stream_count > 0 || cn->core->handshake_ns != UINT64_MAX ||
+            cn->used_ns + IDLE_NS > now)
+            continue;
+        if (cn->core->draining) { /* told before, and still here */
+            victim = cn;
+            break;
+        }
+        if (!victim || cn->used_ns < victim->used_ns)
+            victim = cn;
+    }
+    if (!victim)
+        return;
+    if (victim->core->draining) {
+        conn_close(victim, /* failed= */ false);
+        return;
+    }
+    log_debug("grpc: %s: told to go, to make room", victim->core->peer);
+    victim->used_ns = now;
+    grpc_conn_shutdown(victim->core);
+}
+
 static int on_accept_timer(sd_event_source *source, uint64_t usec, void *ud)
 {
     struct grpc_server *s = ud;
 
     s->accept_paused = false;
+    if (!s->stopping && s->stats.connections >= LIMIT_GRPC_CONNECTIONS) {
+        make_room(s);
+        accept_retry_soon(s);
+    }
     accept_update(s);
     return 0;
+}
+
+static void accept_retry_soon(struct grpc_server *s)
+{
+    if (!s->accept_timer) {
+        (void)sd_event_add_time_relative(s->event, &s->accept_timer, CLOCK_MONOTONIC,
+                                         ACCEPT_PAUSE_USEC, 0, on_accept_timer, s);
+    } else {
+        (void)sd_event_source_set_time_relative(s->accept_timer, ACCEPT_PAUSE_USEC);
+        (void)sd_event_source_set_enabled(s->accept_timer, SD_EVENT_ONESHOT);
+    }
 }
 
 /* No fds or memory now: waiting is better than spinning on a readable listener. */
@@ -343,13 +396,7 @@ static void accept_pause(struct grpc_server *s, int r)
     log_limited(LOG_DEBUG, "grpc: cannot accept, pausing: %s", strerror(-r));
     s->stats.accept_pauses++;
     s->accept_paused = true;
-    if (!s->accept_timer)
-        (void)sd_event_add_time_relative(s->event, &s->accept_timer, CLOCK_MONOTONIC,
-                                         ACCEPT_PAUSE_USEC, 0, on_accept_timer, s);
-    else {
-        (void)sd_event_source_set_time_relative(s->accept_timer, ACCEPT_PAUSE_USEC);
-        (void)sd_event_source_set_enabled(s->accept_timer, SD_EVENT_ONESHOT);
-    }
+    accept_retry_soon(s);
 }
 
 static int on_accept(sd_event_source *source, int fd, uint32_t revents, void *ud)
@@ -368,8 +415,11 @@ static int on_accept(sd_event_source *source, int fd, uint32_t revents, void *ud
             break;
         }
     }
-    if (s->stats.connections >= LIMIT_GRPC_CONNECTIONS)
+    if (s->stats.connections >= LIMIT_GRPC_CONNECTIONS) {
         s->stats.accept_pauses++;
+        make_room(s);
+        accept_retry_soon(s);
+    }
     accept_update(s);
     return 0;
 }

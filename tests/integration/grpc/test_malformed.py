@@ -11,6 +11,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 import echo  # noqa: E402
+from cri import Cri  # noqa: E402
 from cri import pb  # noqa: E402
 from echo import (ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY,  # noqa: E402
                   RST_STREAM, SETTINGS, WINDOW_UPDATE, EchoCase, Raw, frame, headers, literal, message)
@@ -445,6 +446,23 @@ class ConnectionLimit(Case):
         late = idle[99]
         late.request(1)
         self.assertEqual(late.answer(1)[0]["grpc-status"], "0")
+
+    def test_clients_that_never_close_make_room_for_new_ones(self):
+        """A client that forgets its connections, two for each of its calls, cannot lock everybody out. Whoever is
+        idle longest goes; a connection with an open call stays."""
+        busy = Cri(f"unix:{self.path}")
+        self.addCleanup(busy.close)
+        call = busy.ExecSync(cmd=["hang"], future=True)
+        self.wait_info(lambda i: i["calls"] == 2)
+        forgotten = [self.raw() for _ in range(80)]
+        late = forgotten[-1]
+        late.request(1)
+        late.sock.settimeout(60)
+        self.assertEqual(late.answer(1)[0]["grpc-status"], "0")
+        i = self.info()
+        self.assertLessEqual(i["connections"], 64)
+        self.assertEqual((i["cancelled"], call.done()), (0, False))
+        call.cancel()
 
     def test_a_thousand_that_come_and_go(self):
         for _ in range(1000):
