@@ -16,6 +16,8 @@
     (24U << 20)                            /* queued per connection: one largest answer and more */
 #define LIMIT_GRPC_ARENA_BYTES (64U << 20) /* decoded request */
 
+#define LIMIT_EVENT_SUBSCRIBERS 16 /* of GetContainerEvents, at the same time */
+
 /* exec */
 #define LIMIT_EXEC_OUTPUT_BYTES (15U << 20) /* stdout + stderr of one ExecSync together */
 #define LIMIT_EXEC_DRAIN_MS 1000            /* after the main process ended */

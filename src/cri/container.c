@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CreateContainer, StartContainer, StopContainer, RemoveContainer, ContainerStatus,
- * ReopenContainerLog. (ListContainers shares its filters with ListPodSandbox: sandbox.c.) */
+ * ReopenContainerLog. (Lists: list-model.c.) */
 #include <jansson.h>
 
 #include "base/log.h"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/arena.h"
+#include "base/list.h"
 #include "cri/cri.h"
 #include "gen/cri/cri.pb-c.h"
 #include "grpc/server.h"
@@ -13,6 +14,8 @@ struct cri {
     struct cri_config config;
     struct node *node;
     struct image_store *images;
+    struct list subscribers; /* struct subscriber: open GetContainerEvents */
+    unsigned n_subscribers;
 };
 
 /* A call that waits for an operation. Lives in the call's arena and goes with it. */
@@ -61,6 +64,11 @@ char **rpc_command(struct grpc_call *call, char **words, size_t n);
 /* A borrowed string for a message field: never NULL. */
 char *text_of(const char *s);
 
+/* events.c */
+void events_start(struct cri *cri);
+/* Ends what is open. */
+void events_stop(struct cri *cri);
+
 /* The RPCs, one file per group. */
 void cri_version(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
@@ -71,20 +79,25 @@ void cri_stop_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, voi
 void cri_remove_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_pod_sandbox_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_pod_sandboxes(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_create_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_start_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_stop_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_remove_container(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_containers(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_containers(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_container_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec_sync(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_get_container_events(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_image_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_pull_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_remove_image(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_image_fs_info(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_no_checkpoint(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void nexus_pull(struct grpc_call *call, const ProtobufCMessage *m, void *ud);

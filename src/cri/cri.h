@@ -25,6 +25,8 @@ struct cri_config {        /* borrowed */
 int cri_new(const struct cri_config *config, struct node *node, struct image_store *images,
             struct cri **ret);
 void cri_free(struct cri *cri);
+/* Ends the calls that never end by themselves; the others go on. For the end of the program. */
+void cri_stop(struct cri *cri);
 DEFINE_CLEANUP(struct cri *, cri_free);
 /* Adds RuntimeService, ImageService and nexus.v1.Images. */
 int cri_register(struct cri *cri, struct grpc_server *server, struct error **err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ListImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo, and nexus.v1's Pull with progress. */
+/* ListImages, StreamImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo, and nexus.v1's Pull with progress. */
 #include <jansson.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "base/limit.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "cri/cri-internal.h"
+#include "cri/list.h"
 #include "cri/validate.h"
 #include "gen/cri/nexus-admin.pb-c.h"
 
@@ -43,33 +43,44 @@ static const char *spec_image(const Runtime__V1__ImageSpec *spec)
     return spec ? spec->image : "";
 }
 
-void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+/* False: the call was answered. */
+static bool images(struct cri *cri, struct grpc_call *call, const Runtime__V1__ImageFilter *filter,
+                   struct item_list *l)
 {
-    const Runtime__V1__ListImagesRequest *req = (const void *)m;
-    struct cri *cri = ud;
     struct arena *a = grpc_call_arena(call);
-    Runtime__V1__ListImagesResponse out = RUNTIME__V1__LIST_IMAGES_RESPONSE__INIT;
-    const char *wanted = req->filter ? spec_image(req->filter->image) : "";
+    const char *wanted = filter ? spec_image(filter->image) : "";
     const struct image *only = wanted[0] ? image_lookup(cri->images, wanted) : NULL;
     const struct image *image = NULL;
     size_t count = 0;
+    int r;
 
     while ((image = image_next(cri->images, image)))
         count++;
-    out.images = arena_alloc(a, (count + 1) * sizeof(*out.images));
-    while (out.images && (image = image_next(cri->images, image))) {
-        if (wanted[0] && image != only)
-            continue;
-        out.images[out.n_images] = image_to_cri(a, image);
-        if (!out.images[out.n_images++]) {
-            rpc_no_memory(call);
-            return;
-        }
-    }
-    if (out.images)
-        grpc_call_reply(call, &out.base);
-    else
+    r = item_list_init(l, a, count);
+    while (r == 0 && (image = image_next(cri->images, image)))
+        if (!wanted[0] || image == only)
+            r = item_list_add(l, image_to_cri(a, image));
+    if (r < 0)
         rpc_no_memory(call);
+    return r == 0;
+}
+
+void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    const Runtime__V1__ListImagesRequest *req = (const void *)m;
+    struct item_list l;
+
+    if (images(ud, call, req->filter, &l))
+        list_reply(call, &runtime__v1__list_images_response__descriptor, &l);
+}
+
+void cri_stream_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    const Runtime__V1__StreamImagesRequest *req = (const void *)m;
+    struct item_list l;
+
+    if (images(ud, call, req->filter, &l))
+        list_stream(call, &runtime__v1__stream_images_response__descriptor, &l);
 }
 
 void cri_image_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)

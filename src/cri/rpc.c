@@ -120,13 +120,28 @@ int cri_new(const struct cri_config *config, struct node *node, struct image_sto
     cri->config = *config;
     cri->node = node;
     cri->images = images;
+    events_start(cri);
     *ret = cri;
     return 0;
 }
 
+void cri_stop(struct cri *cri)
+{
+    events_stop(cri);
+}
+
 void cri_free(struct cri *cri)
 {
+    if (!cri)
+        return;
+    node_set_observer(cri->node, NULL, NULL);
     free(cri);
+}
+
+void cri_no_checkpoint(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    grpc_call_fail(call, GRPC_UNIMPLEMENTED,
+                   "checkpoints are not offered: the state of a VM is not saved yet");
 }
 
 static const struct grpc_method runtime_methods[] = {
@@ -139,24 +154,34 @@ static const struct grpc_method runtime_methods[] = {
     {"RemovePodSandbox", cri_remove_pod_sandbox},
     {"PodSandboxStatus", cri_pod_sandbox_status},
     {"ListPodSandbox", cri_list_pod_sandbox},
+    {"StreamPodSandboxes", cri_stream_pod_sandboxes},
     {"CreateContainer", cri_create_container},
     {"StartContainer", cri_start_container},
     {"StopContainer", cri_stop_container},
     {"RemoveContainer", cri_remove_container},
     {"ListContainers", cri_list_containers},
+    {"StreamContainers", cri_stream_containers},
     {"ContainerStatus", cri_container_status},
     {"ReopenContainerLog", cri_reopen_container_log},
     {"ExecSync", cri_exec_sync},
     {"Exec", cri_exec},
     {"Attach", cri_attach},
     {"PortForward", cri_port_forward},
+    {"GetContainerEvents", cri_get_container_events},
+    {"CheckpointContainer", cri_no_checkpoint},
+    {"CheckpointPod", cri_no_checkpoint},
+    {"RestorePod", cri_no_checkpoint},
     {NULL, NULL},
 };
 
 static const struct grpc_method image_methods[] = {
-    {"ListImages", cri_list_images},    {"ImageStatus", cri_image_status},
-    {"PullImage", cri_pull_image},      {"RemoveImage", cri_remove_image},
-    {"ImageFsInfo", cri_image_fs_info}, {NULL, NULL},
+    {"ListImages", cri_list_images},
+    {"StreamImages", cri_stream_images},
+    {"ImageStatus", cri_image_status},
+    {"PullImage", cri_pull_image},
+    {"RemoveImage", cri_remove_image},
+    {"ImageFsInfo", cri_image_fs_info},
+    {NULL, NULL},
 };
 
 static const struct grpc_method nexus_methods[] = {

@@ -79,6 +79,7 @@ static int on_terminate(sd_event_source *source, const struct signalfd_siginfo *
     (void)sd_notify(0, "STOPPING=1");
     (void)sd_event_source_set_enabled(source, SD_EVENT_OFF);
     node_when_idle(d->node, on_idle, d);
+    cri_stop(d->cri);
     grpc_server_stop(d->server, on_stopped, d);
     (void)sd_event_add_time_relative(d->event, NULL, CLOCK_MONOTONIC, STOP_PATIENCE_US, 0,
                                      on_patience_over, NULL);

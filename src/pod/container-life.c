@@ -357,8 +357,10 @@ void container_begin_remove(struct container *c)
         return;
     }
     /* a container that never ran has no exit to wait for */
-    if (c->state == CONTAINER_CREATED)
+    if (c->state == CONTAINER_CREATED) {
         c->status.finished_at_ns = clock_real_ns();
+        c->told_ended = true;
+    }
     c->state = CONTAINER_REMOVING;
     r = plan_run_new(&container_remove_plan, &container_plan_ops, c, c->sandbox->node->event,
                      &c->plan);
@@ -419,6 +421,7 @@ static void create_finished(struct container *c, enum plan_outcome outcome, cons
     container_volumes_finish(c, outcome == PLAN_DONE);
     if (outcome == PLAN_DONE) {
         log_info("container %s is created", c->spec.name);
+        container_tell_created(c);
         waiters_complete(&c->create_waiters, q, 0, NULL, c->id);
         return;
     }
@@ -446,6 +449,7 @@ static void start_finished(struct container *c, enum plan_outcome outcome, const
         container_end(c, 128, 0, "StartError", error_text(why, -EIO), 0);
         waiters_complete(&c->start_waiters, q, why ? -why->code : -EIO, why, NULL);
     }
+    container_tell(c);
 }
 
 static void remove_finished(struct container *c, enum plan_outcome outcome, const struct error *why)
@@ -459,6 +463,7 @@ static void remove_finished(struct container *c, enum plan_outcome outcome, cons
         return;
     }
     log_info("container %s is removed", c->spec.name);
+    container_tell_deleted(c);
     container_free(c); /* answers those who wait */
     volumes_collect(s);
 }
@@ -534,6 +539,7 @@ void container_adopt(struct container *c, const Nexus__ContainerState *state)
         c->state = CONTAINER_RUNNING;
         container_on_state(c, state);
         container_save_soon(c);
+        container_tell(c);
         break;
     case CONTAINER_CREATED: /* started, and the intent was lost with a full disk */
     case CONTAINER_RUNNING:

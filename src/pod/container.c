@@ -194,6 +194,8 @@ int container_load(struct node *n, const char *id, const json_t *doc, struct con
         container_free(c);
         return error_prefix(err, r, "container %s", id);
     }
+    c->told_started = c->status.started_at_ns != 0;
+    c->told_ended = c->status.finished_at_ns != 0;
     c->journal = json_incref(json_object_get(doc, "plan"));
     c->image = image_ref(n->images, c->status.image_id);
     *ret = c;
@@ -227,6 +229,7 @@ static void on_end_saved(void *userdata, int r, const struct error *err)
     c->end_op = NULL;
     if (r < 0)
         log_error("%s; nexus-vmm still knows how it ended", error_text(err, r));
+    container_tell(c);
     container_plan_poke(c);
 }
 

@@ -57,6 +57,7 @@ struct container {
     struct step_job region_job, files_job;
     struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;
+    bool told_started, told_ended;   /* to the node's observer */
     bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */
     uint64_t stop_timeout_ms;        /* with stop_wanted */
     struct list create_waiters, start_waiters, stop_waiters, remove_waiters;

@@ -49,6 +49,8 @@ struct node {
     struct worker *files_worker; /* owned; kubelet's files: logs, what is copied into guests */
     struct stream_link *streams; /* owned */
     unsigned adopting;           /* sandboxes whose VM has not answered yet */
+    node_event_fn observer;      /* NULL: none */
+    void *observer_userdata;
 };
 
 /* sandbox.c */
@@ -165,6 +167,14 @@ void container_forget(struct container *c);
 extern const struct plan container_create_plan, container_start_plan, container_stop_plan,
     container_remove_plan;
 extern const struct plan_ops container_plan_ops;
+
+/* tell.c: what the node's observer hears */
+void sandbox_tell(struct sandbox *s, enum node_event event);
+void container_tell_created(struct container *c);
+/* Its start and its end, if they are due and were not told. */
+void container_tell(struct container *c);
+/* Before it is freed. */
+void container_tell_deleted(struct container *c);
 
 /* recovery.c */
 void recovery_adopted(struct sandbox *s);

@@ -239,6 +239,11 @@ size_t node_sandbox_count(const struct node *n)
     return hashmap_count(&n->sandboxes);
 }
 
+size_t node_container_count(const struct node *n)
+{
+    return hashmap_count(&n->containers);
+}
+
 /* ---- status */
 
 int node_runtime_status(struct node *n, struct error **err)

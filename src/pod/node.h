@@ -88,6 +88,7 @@ struct sandbox *node_next_sandbox(struct node *n, struct sandbox *prev);
 struct container *sandbox_next_container(struct sandbox *s, struct container *prev);
 /* Counts every object, listed or not. */
 size_t node_sandbox_count(const struct node *n);
+size_t node_container_count(const struct node *n);
 
 /* Why no pod can run now: 0, or errno with the reason. Small local checks. */
 int node_runtime_status(struct node *n, struct error **err);
@@ -145,6 +146,21 @@ int node_open_attach(struct node *n, const char *id, const struct stream_channel
 /* Of a sandbox that is READY. */
 int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, void *userdata,
                       struct stream_call **ret, struct error **err);
+
+/* ---- what happens, as it happens */
+
+enum node_event { /* CRI's numbers */
+                  NODE_EVENT_CREATED = 0,
+                  NODE_EVENT_STARTED = 1,
+                  NODE_EVENT_STOPPED = 2,
+                  NODE_EVENT_DELETED = 3,
+};
+/* c NULL: the sandbox itself. Both are borrowed for the call, in which lists show the new state, but for
+ * what is DELETED, which leaves them in this turn of the loop. It must not ask for operations. */
+typedef void (*node_event_fn)(void *userdata, enum node_event event, struct sandbox *s,
+                              const struct container *c);
+/* One observer; NULL: none any more. */
+void node_set_observer(struct node *n, node_event_fn fn, void *userdata);
 
 /* ---- for people and tests */
 

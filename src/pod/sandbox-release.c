@@ -349,8 +349,10 @@ static void on_forgotten(void *userdata, int r, const struct error *err)
     if (r < 0) {
         (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
     } else {
-        if (c && c->sandbox == s) /* else its own removal ended first */
+        if (c && c->sandbox == s) { /* else its own removal ended first */
+            container_tell_deleted(c);
             container_free(c);
+        }
         r = forget_next(s, &copy);
     }
     if (r != 1)

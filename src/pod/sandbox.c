@@ -420,6 +420,8 @@ static void run_finished(struct sandbox *s, struct plan_run *run, enum plan_outc
     if (outcome == PLAN_DONE) {
         s->state = SANDBOX_READY; /* that is durable */
         log_stages(s, run);
+        sandbox_tell(s, NODE_EVENT_CREATED);
+        sandbox_tell(s, NODE_EVENT_STARTED);
         waiters_complete(&s->run_waiters, &n->answers, 0, NULL, s->id);
         return;
     }
@@ -437,6 +439,7 @@ static void stop_finished(struct sandbox *s, enum plan_outcome outcome, const st
     if (outcome == PLAN_DONE) {
         s->state = SANDBOX_STOPPED; /* that is durable, or leads to the same end */
         log_info("sandbox is stopped");
+        sandbox_tell(s, NODE_EVENT_STOPPED);
         s->retries = 0;
         waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, s->id);
         if (s->desired == SANDBOX_WANT_REMOVED)
@@ -462,6 +465,7 @@ static void remove_finished(struct sandbox *s, enum plan_outcome outcome, const 
         return;
     }
     log_info("sandbox is removed");
+    sandbox_tell(s, NODE_EVENT_DELETED);
     waiters_complete(&s->stop_waiters, &n->answers, 0, NULL, s->id);
     waiters_complete(&s->remove_waiters, &n->answers, 0, NULL, s->id);
     sandbox_free(s);

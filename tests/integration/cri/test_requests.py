@@ -74,7 +74,8 @@ class Requests(unittest.TestCase):
     def test_what_is_not_offered_is_unimplemented(self):
         self.fails(Code.UNIMPLEMENTED, self.cri.ListMetricDescriptors)
         self.fails(Code.UNIMPLEMENTED, self.cri.ContainerStats, container_id="x")
-        self.fails(Code.UNIMPLEMENTED, self.cri.CheckpointContainer, container_id="x")
+        for call in (self.cri.CheckpointContainer, self.cri.CheckpointPod, self.cri.RestorePod):
+            self.fails(Code.UNIMPLEMENTED, call, text="checkpoints are not offered")
 
     def test_network_not_ready_without_configuration(self):
         saved = (self.node.root / "cni/10-test.conflist").read_text()
