@@ -59,7 +59,8 @@ int volumes_check(const Nexus__ContainerSpec *spec, struct error **err)
     for (size_t i = 0; i < spec->n_volumes; i++) {
         const Nexus__VolumeMount *m = spec->volumes[i];
 
-        if (!name_is_valid(m->volume) || !part_is_valid(m->part))
+        if (!name_is_valid(m->volume) ||
+            !(part_is_valid(m->part) || (!*m->part && !m->live))) /* none: the whole region */
             return error_set(err, -EINVAL, "volume \"%.80s\": no name, or part \"%.80s\" is none",
                              m->volume, m->part);
         if (m->destination[0] != '/' || has_dot_dot(m->destination) ||
@@ -77,7 +78,7 @@ int volumes_check(const Nexus__ContainerSpec *spec, struct error **err)
 
 static char *part_path(const struct region *region, const char *part)
 {
-    return str_printf("%s/%s", region->path, part);
+    return *part ? str_printf("%s/%s", region->path, part) : str_dup(region->path);
 }
 
 static int volume_new(struct agent *a, const Nexus__VolumeMount *m, struct region *region,
@@ -135,7 +136,8 @@ static int check_part(const struct region *region, const Nexus__VolumeMount *m, 
     _cleanup_(closep) int below = -EBADF;
 
     if (part < 0)
-        return error_set(err, -errno, "volume %s: no part %.80s in its region", m->volume, m->part);
+        return error_set(err, -errno, "volume %s: no part \"%.80s\" in its region", m->volume,
+                         m->part);
     if (!*m->sub_path)
         return 0;
     below = open_in_root(part, m->sub_path, O_PATH, true);

@@ -88,6 +88,52 @@ static bool is_reserved_target(const char *path)
     return str_starts(path, "/proc/") || str_starts(path, "/sys/");
 }
 
+static bool goes_up(const char *path)
+{
+    return strcmp(path, "..") == 0 || str_starts(path, "../") || strstr(path, "/../") ||
+           str_ends(path, "/..");
+}
+
+static int check_image(const Runtime__V1__Mount *m, struct error **err)
+{
+    const char *sub = m->image_sub_path;
+    int r = check_word("image of a mount", m->image->image, LIMIT_REFERENCE_BYTES, err);
+
+    if (r >= 0)
+        r = check_text("user_specified_image of a mount", m->image->user_specified_image,
+                       LIMIT_REFERENCE_BYTES, err);
+    if (r >= 0)
+        r = check_text("image_sub_path", sub, PATH_MAX - 1, err);
+    if (r < 0)
+        return r;
+    if (m->host_path[0])
+        return error_set(err, -EINVAL, "the mount at %s has a host path and an image",
+                         m->container_path);
+    if (!m->readonly)
+        return error_set(err, -EINVAL, "the image at %s has to be mounted read-only",
+                         m->container_path);
+    if (m->propagation != RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_PRIVATE)
+        return error_set(err, -EINVAL, "the image at %s has to be a private mount",
+                         m->container_path);
+    if (sub[0] == '/' || goes_up(sub))
+        return error_set(err, -EINVAL, "the image at %s: %.256s is no path below it",
+                         m->container_path, sub);
+    return 0;
+}
+
+static void take_source(const Runtime__V1__Mount *m, struct mount_spec *out)
+{
+    if (!m->image) {
+        out->host_path = str_dup(m->host_path);
+        return;
+    }
+    out->image = str_dup(m->image->image);
+    if (m->image->user_specified_image[0])
+        out->user_specified_image = str_dup(m->image->user_specified_image);
+    if (m->image_sub_path[0])
+        out->image_sub_path = str_dup(m->image_sub_path);
+}
+
 static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct error **err)
 {
     struct mount_spec *out;
@@ -95,11 +141,8 @@ static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct
 
     if (r < 0)
         return r;
-    if (m->image)
-        return error_set(err, -EOPNOTSUPP,
-                         "ImageVolumeMountFailed: image volumes are not "
-                         "supported");
-    r = check_absolute_path("mount's host_path", m->host_path, err);
+    r = m->image ? check_image(m, err)
+                 : check_absolute_path("mount's host_path", m->host_path, err);
     if (r >= 0)
         r = check_range("mount propagation", (int64_t)m->propagation, 0, 2, err);
     if (r < 0)
@@ -117,7 +160,7 @@ static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct
             return error_set(err, -EINVAL, "two mounts at %s", m->container_path);
     out = record_list_add(&ret->mounts, sizeof(*out));
     out->container_path = str_dup(m->container_path);
-    out->host_path = str_dup(m->host_path);
+    take_source(m, out);
     out->readonly = m->readonly;
     out->propagation = (int32_t)m->propagation;
     out->selinux_relabel = m->selinux_relabel;
@@ -349,9 +392,31 @@ Runtime__V1__Container *container_to_cri(struct arena *a, const struct container
     return m->metadata && m->image && m->labels && m->annotations ? m : NULL;
 }
 
-static int mounts_to_cri(struct arena *a, const struct container_spec *s,
+static int mounted_image_to_cri(struct arena *a, const struct container *c,
+                                const struct mount_spec *from, Runtime__V1__Mount *to)
+{
+    const struct image_mount *found = container_image_mount(c, from->container_path);
+    Runtime__V1__ImageSpec *m = arena_alloc(a, sizeof(*m));
+
+    if (!m)
+        return -ENOMEM;
+    runtime__v1__image_spec__init(m);
+    m->image = from->image;
+    if (from->user_specified_image)
+        m->user_specified_image = from->user_specified_image;
+    if (found)
+        m->image_ref = found->image_id;
+    to->image = m;
+    if (from->image_sub_path)
+        to->image_sub_path = from->image_sub_path;
+    return 0;
+}
+
+static int mounts_to_cri(struct arena *a, const struct container *c,
                          Runtime__V1__ContainerStatus *m)
 {
+    const struct container_spec *s = &c->spec;
+
     m->mounts = arena_alloc(a, (s->mounts.count + 1) * sizeof(*m->mounts));
     for (size_t i = 0; m->mounts && i < s->mounts.count; i++) {
         const struct mount_spec *from = &s->mounts.items[i];
@@ -361,7 +426,10 @@ static int mounts_to_cri(struct arena *a, const struct container_spec *s,
             return -ENOMEM;
         runtime__v1__mount__init(to);
         to->container_path = from->container_path;
-        to->host_path = from->host_path;
+        if (from->host_path)
+            to->host_path = from->host_path;
+        else if (mounted_image_to_cri(a, c, from, to) < 0)
+            return -ENOMEM;
         to->readonly = from->readonly;
         to->propagation = (Runtime__V1__MountPropagation)from->propagation;
         to->selinux_relabel = from->selinux_relabel;
@@ -458,7 +526,7 @@ Runtime__V1__ContainerStatus *container_status_to_cri(struct arena *a, const str
     m->annotations = map_to_cri(a, &c->spec.annotations,
                                 &runtime__v1__container_status__annotations_entry__descriptor,
                                 &m->n_annotations);
-    if (mounts_to_cri(a, &c->spec, m) < 0 || user_to_cri(a, s, m) < 0)
+    if (mounts_to_cri(a, c, m) < 0 || user_to_cri(a, s, m) < 0)
         return NULL;
     return m->metadata && m->image && m->resources && m->labels && m->annotations ? m : NULL;
 }

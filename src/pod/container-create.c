@@ -24,16 +24,6 @@ enum create_step {
     CREATE_COMMIT
 };
 
-static int connected(const struct container *c, struct error **err)
-{
-    const struct sandbox *s = c->sandbox;
-
-    if (!s->client || s->hello_pending)
-        return error_set_class(err, ERROR_UNAVAILABLE, -ENOTCONN,
-                               "nexus-vmm of sandbox %s is not connected at the moment", s->id);
-    return 0;
-}
-
 static void cancel_call(struct plan_run *run, void *object)
 {
     struct container *c = object;
@@ -67,93 +57,6 @@ static int call(struct container *c, unsigned step, Nexus__ControlMessage *m, co
     return r < 0 ? r : 1;
 }
 
-/* ---- region */
-
-static int open_region(void *payload, struct error **err)
-{
-    return image_region_open(payload, err);
-}
-
-static int add_region(struct container *c, const struct image_region *region, struct error **err)
-{
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
-    _cleanup_(freep) char *what =
-        str_printf("image %.200s",
-                   c->spec.user_specified_image ? c->spec.user_specified_image : c->spec.image);
-    int r = connected(c, err);
-
-    if (r < 0)
-        return r;
-    body.key = c->status.image_id;
-    body.what = what;
-    body.segment_bytes = region->bytes;
-    body.n_segment_bytes = region->n;
-    body.segment_names = region->names;
-    body.n_segment_names = region->n;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
-    m.add_region = &body;
-    return call(c, CREATE_REGION, &m, region->fds, region->n, REQUEST_TIMEOUT_MS, err);
-}
-
-static void on_region_open(void *userdata, void *payload, int r, const struct error *err)
-{
-    struct container *c = userdata;
-    struct error *why = NULL;
-    LOG_SCOPE(pod, "pod", c->sandbox->id);
-
-    c->region_job.job = NULL;
-    if (r >= 0)
-        r = add_region(c, payload, &why);
-    else
-        (void)error_set_class(&why, (int)error_class_of(err, r), r, "image %s: %s",
-                              c->status.image_id, error_text(err, r));
-    if (r < 0)
-        plan_step_done(c->plan, CREATE_REGION, r, why);
-}
-
-static void free_region(void *payload)
-{
-    image_region_free(payload);
-}
-
-static int create_region(struct plan_run *run, void *object, struct error **err)
-{
-    static const struct side_job_ops ops = {open_region, on_region_open, free_region};
-    struct container *c = object;
-    struct image_region *region = NULL;
-    int r = connected(c, err);
-
-    if (r >= 0)
-        r = image_region_new(c->sandbox->node->images, c->image, &region, err);
-    if (r >= 0)
-        r = side_job_start(c->sandbox->node->host_worker, &ops, region, "opening the image's files",
-                           FILES_TIMEOUT_MS, c, &c->region_job.job, err);
-    return r < 0 ? r : 1;
-}
-
-static void cancel_region(struct plan_run *run, void *object)
-{
-    struct container *c = object;
-
-    side_job_cancel(TAKE(c->region_job.job));
-    cancel_call(run, object);
-}
-
-static int undo_region(struct plan_run *run, void *object, struct error **err)
-{
-    struct container *c = object;
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__RemoveRegion body = NEXUS__REMOVE_REGION__INIT;
-
-    if (connected(c, NULL) < 0 || c->sandbox->vm_ended || container_region_is_used(c))
-        return 0;
-    body.key = c->status.image_id;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION;
-    m.remove_region = &body;
-    return call(c, CREATE_REGION, &m, NULL, 0, EXIT_TIMEOUT_MS, NULL) < 0 ? 0 : 1;
-}
-
 /* ---- guest */
 
 static int tell_guest(struct container *c, struct error **err)
@@ -162,7 +65,7 @@ static int tell_guest(struct container *c, struct error **err)
     _cleanup_(container_files_freep) struct container_files *f = TAKE(c->files);
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer body = NEXUS__CREATE_CONTAINER__INIT;
-    int r = connected(c, err);
+    int r = container_connected(c, err);
 
     if (r < 0)
         return r;
@@ -208,7 +111,7 @@ static int undo_guest(struct plan_run *run, void *object, struct error **err)
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__RemoveContainer body = NEXUS__REMOVE_CONTAINER__INIT;
 
-    if (connected(c, NULL) < 0 || c->sandbox->vm_ended)
+    if (container_connected(c, NULL) < 0 || c->sandbox->vm_ended)
         return 0;
     body.container_id = c->id;
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_CONTAINER;
@@ -271,7 +174,7 @@ static int undo_commit(struct plan_run *run, void *object, struct error **err)
 }
 
 static const struct plan_step create_steps[] = {
-    [CREATE_REGION] = {"region", 0, 0, 0, create_region, undo_region, cancel_region},
+    [CREATE_REGION] = {"region", 0, 0, 0, create_region, drop_regions, cancel_region},
     [CREATE_VOLUMES] = {"volumes", 0, PLAN_VOLATILE, VOLUMES_TIMEOUT_MS, create_volumes,
                         undo_volumes, cancel_volumes},
     /* a log that was made stays, as on any node */
@@ -325,13 +228,16 @@ static int prepare(struct container *c, struct error **err)
 {
     struct sandbox *s = c->sandbox;
     const struct image *image = image_lookup(s->node->images, c->spec.image);
-    int signal;
+    int signal, r;
 
     if (!image)
         return error_set(err, -ENOENT, "image %s is not there: pull it first", c->spec.image);
     c->image = image_ref(s->node->images, image->id);
     if (!c->image)
         return error_set(err, -ENOENT, "image %s is going away: pull it again", c->spec.image);
+    r = container_find_images(c, err);
+    if (r < 0)
+        return r;
     c->state = CONTAINER_CREATING;
     c->status.created_at_ns = clock_real_ns();
     if (c->status.created_at_ns <= s->status.created_at_ns)

@@ -289,33 +289,6 @@ static int remove_guest(struct plan_run *run, void *object, struct error **err)
     return 1;
 }
 
-bool container_region_is_used(const struct container *c)
-{
-    const struct container *other;
-
-    list_foreach (other, &c->sandbox->containers, node)
-        if (other != c && str_equal(other->status.image_id, c->status.image_id))
-            return true;
-    return false;
-}
-
-static int remove_region(struct plan_run *run, void *object, struct error **err)
-{
-    struct container *c = object;
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__RemoveRegion body = NEXUS__REMOVE_REGION__INIT;
-
-    if (!is_connected(c) || container_region_is_used(c))
-        return 0;
-    body.key = c->status.image_id;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION;
-    m.remove_region = &body;
-    if (vmm_client_call(c->sandbox->client, &m, NULL, 0, EXIT_TIMEOUT_MS, on_tolerant_answer, c,
-                        &c->call, NULL) < 0)
-        return 0;
-    return 1;
-}
-
 static void on_record_deleted(void *userdata, int r, const struct error *err)
 {
     struct container *c = userdata;
@@ -338,7 +311,7 @@ static const struct plan_step remove_steps[] = {
     {"kill", 0, 0, 0, stop_kill, NULL, cancel_wait},
     {"exit", PLAN_NEEDS(0), PLAN_VOLATILE, 0, wait_exit, NULL, cancel_wait},
     {"guest", PLAN_NEEDS(1), PLAN_VOLATILE, 0, remove_guest, NULL, cancel_wait},
-    {"region", PLAN_NEEDS(2), PLAN_VOLATILE, 0, remove_region, NULL, cancel_wait},
+    {"region", PLAN_NEEDS(2), PLAN_VOLATILE, 0, drop_regions, NULL, cancel_region},
     {"record", PLAN_NEEDS(3), PLAN_VOLATILE, 0, remove_record, NULL, cancel_save},
 };
 const struct plan container_remove_plan = {"container.remove", PLAN_FORWARD, remove_steps,

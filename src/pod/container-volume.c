@@ -96,7 +96,7 @@ static struct volumes_job *job_new(struct container *c)
     j->names = xcalloc(n, sizeof(*j->names));
     j->identities = xcalloc(n, sizeof(*j->identities));
     for (size_t i = 0; i < n; i++) {
-        j->mounts[i].host_path = str_dup(c->spec.mounts.items[i].host_path);
+        j->mounts[i].host_path = str_dup_or_null(c->spec.mounts.items[i].host_path);
         j->mounts[i].container_path = str_dup(c->spec.mounts.items[i].container_path);
         j->found[i].fd = -EBADF;
     }
@@ -120,7 +120,11 @@ static int find_all(struct volumes_job *j)
 {
     for (size_t i = 0; i < j->n; i++) {
         struct error *why = NULL;
-        int r = volume_find(&j->roots, j->mounts[i].host_path, &j->found[i], &why);
+        int r;
+
+        if (!j->mounts[i].host_path) /* an image */
+            continue;
+        r = volume_find(&j->roots, j->mounts[i].host_path, &j->found[i], &why);
 
         if (r < 0)
             return mount_error(&j->err, &j->mounts[i], r, why);

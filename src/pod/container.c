@@ -33,6 +33,7 @@ static const struct record_field status_fields[] = {
     RECORD_FIELD(BOOL, container_status, stop_signalled),
     RECORD_FIELD(U64, container_status, stop_deadline_ns),
     RECORD_SUB(LIST, container_status, volumes, container_volume_desc),
+    RECORD_SUB(LIST, container_status, image_mounts, image_mount_desc),
 };
 static const struct record_desc status_desc = RECORD_DESC(container_status, status_fields);
 
@@ -73,8 +74,7 @@ void container_free(struct container *c)
     waiters_complete(&c->start_waiters, q, -ECANCELED, NULL, NULL);
     waiters_complete(&c->stop_waiters, q, 0, NULL, NULL);
     waiters_complete(&c->remove_waiters, q, 0, NULL, NULL);
-    if (c->image)
-        image_unref(c->sandbox->node->images, c->image);
+    container_release_images(c);
     (void)hashmap_remove(&c->sandbox->node->containers, c->id);
     list_remove(&c->node);
     json_decref(c->journal);
@@ -198,6 +198,7 @@ int container_load(struct node *n, const char *id, const json_t *doc, struct con
     c->told_ended = c->status.finished_at_ns != 0;
     c->journal = json_incref(json_object_get(doc, "plan"));
     c->image = image_ref(n->images, c->status.image_id);
+    (void)container_hold_images(c);
     *ret = c;
     return 0;
 }

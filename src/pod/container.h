@@ -16,6 +16,13 @@ enum container_cri_state { /* CRI's numbers */
                            CONTAINER_CRI_UNKNOWN = 3,
 };
 
+/* An image that is mounted, in the container's record. */
+struct image_mount {
+    char *destination;
+    char *image_id;
+};
+extern const struct record_desc image_mount_desc;
+
 /* What is observed and has to survive us, described by a table in container.c. */
 struct container_status {
     uint64_t created_at_ns, started_at_ns, finished_at_ns; /* CLOCK_REALTIME; 0: not yet */
@@ -33,6 +40,7 @@ struct container_status {
         stop_signalled; /* the stop signal was sent; it is sent once however often Stop is called */
     uint64_t stop_deadline_ns; /* CLOCK_MONOTONIC of this boot; when SIGKILL is due */
     RECORD_LIST_OF(struct container_volume) volumes; /* its mapped mounts (pod-volume.h) */
+    RECORD_LIST_OF(struct image_mount) image_mounts;
 };
 
 struct container {
@@ -42,7 +50,8 @@ struct container {
     struct container_spec spec;
     enum container_state state;
     struct container_status status;
-    const struct image *image; /* a counted use of it; NULL: its files are lost */
+    const struct image *image;           /* a counted use of it; NULL: its files are lost */
+    const struct image **mounted_images; /* owned, one for each of image_mounts, as image */
 
     /* nothing below is written to disk, except for the plan's journal */
     struct plan_run *plan;       /* owned */
@@ -55,6 +64,7 @@ struct container {
     unsigned call_step;          /* of a create plan: which step that is */
     struct container_volumes *volumes; /* owned; while it is created */
     struct step_job region_job, files_job;
+    size_t region_at;              /* which of its images the step "region" is at; 0: its own */
     struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;
     bool told_started, told_ended;   /* to the node's observer */
@@ -63,5 +73,7 @@ struct container {
     struct list create_waiters, start_waiters, stop_waiters, remove_waiters;
 };
 
+/* The image mounted there, or NULL. */
+const struct image_mount *container_image_mount(const struct container *c, const char *destination);
 bool container_is_listed(const struct container *c);
 enum container_cri_state container_cri_state(const struct container *c);

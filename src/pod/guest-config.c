@@ -177,6 +177,8 @@ int guest_check_mount(const struct mount_spec *m, struct error **err)
 
 bool guest_mount_is_volume(const struct container *c, const struct mount_spec *m)
 {
+    if (m->image)
+        return true;
     for (size_t i = 0; i < c->status.volumes.count; i++)
         if (str_equal(c->status.volumes.items[i].destination, m->container_path))
             return true;
@@ -252,12 +254,45 @@ static Nexus__VolumeMount *volume_mount(struct arena *a, const struct container_
     return m->volume && m->region && m->part && m->destination ? m : NULL;
 }
 
+/* All of an image, or what is below a path in it. */
+static Nexus__VolumeMount *image_volume(struct arena *a, const struct mount_spec *spec,
+                                        const struct image_mount *image)
+{
+    Nexus__VolumeMount *m = NEW(a, Nexus__VolumeMount, nexus__volume_mount__init);
+
+    if (!m)
+        return NULL;
+    m->volume = arena_strdup(a, "image");
+    m->region = arena_strdup(a, image->image_id);
+    m->destination = arena_strdup(a, spec->container_path);
+    if (spec->image_sub_path)
+        m->sub_path = arena_strdup(a, spec->image_sub_path);
+    return m->volume && m->region && m->destination && m->sub_path ? m : NULL;
+}
+
+static int image_volumes(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
+                         struct error **err)
+{
+    for (size_t i = 0; i < c->spec.mounts.count; i++) {
+        const struct mount_spec *m = &c->spec.mounts.items[i];
+        const struct image_mount *image =
+            m->image ? container_image_mount(c, m->container_path) : NULL;
+
+        if (!image)
+            continue;
+        out->volumes[out->n_volumes] = image_volume(a, m, image);
+        if (!out->volumes[out->n_volumes++])
+            return no_memory(err);
+    }
+    return 0;
+}
+
 static int volumes(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
                    struct error **err)
 {
     size_t n = c->status.volumes.count;
 
-    out->volumes = arena_alloc(a, (n + 1) * sizeof(Nexus__VolumeMount *));
+    out->volumes = arena_alloc(a, (n + c->spec.mounts.count + 1) * sizeof(Nexus__VolumeMount *));
     for (size_t i = 0; out->volumes && i < n; i++) {
         const struct container_volume *ref = &c->status.volumes.items[i];
         const struct pod_volume *v = volume_by_name(c->sandbox, ref->volume);
@@ -268,7 +303,7 @@ static int volumes(struct arena *a, const struct container *c, Nexus__ContainerS
         if (!out->volumes[out->n_volumes++])
             return no_memory(err);
     }
-    return out->volumes ? 0 : no_memory(err);
+    return out->volumes ? image_volumes(a, c, out, err) : no_memory(err);
 }
 
 /* ---- container: process */

@@ -160,8 +160,6 @@ void container_resume(struct container *c); /* continues its open plan */
 void container_begin_stop(struct container *c, uint64_t timeout_ms);
 void container_begin_remove(struct container *c);
 void container_plan_poke(struct container *c); /* it is EXITED now */
-/* Another container of the pod has the same image. */
-bool container_region_is_used(const struct container *c);
 /* Deletes record and object: the end of it. A record that stays leads to the same end. */
 void container_forget(struct container *c);
 extern const struct plan container_create_plan, container_start_plan, container_stop_plan,
@@ -175,6 +173,19 @@ void container_tell_created(struct container *c);
 void container_tell(struct container *c);
 /* Before it is freed. */
 void container_tell_deleted(struct container *c);
+
+/* container-region.c: the images of a container, as regions of its VM. */
+/* Finds the images that spec mounts, and holds them. */
+int container_find_images(struct container *c, struct error **err);
+/* A counted use of each of status.image_mounts; false: not all are there. */
+bool container_hold_images(struct container *c);
+void container_release_images(struct container *c); /* its own as well */
+/* Of class UNAVAILABLE while nexus-vmm is not connected. */
+int container_connected(const struct container *c, struct error **err);
+/* Steps of plans; drop_regions never fails. */
+int create_region(struct plan_run *run, void *object, struct error **err);
+int drop_regions(struct plan_run *run, void *object, struct error **err);
+void cancel_region(struct plan_run *run, void *object);
 
 /* recovery.c */
 void recovery_adopted(struct sandbox *s);

@@ -70,9 +70,14 @@ static const struct record_field sandbox_spec_fields[] = {
 const struct record_desc sandbox_spec_desc = RECORD_DESC(sandbox_spec, sandbox_spec_fields);
 
 static const struct record_field mount_fields[] = {
-    RECORD_FIELD(STR, mount_spec, container_path),   RECORD_FIELD(STR, mount_spec, host_path),
-    RECORD_FIELD(BOOL, mount_spec, readonly),        RECORD_FIELD(I32, mount_spec, propagation),
+    RECORD_FIELD(STR, mount_spec, container_path),
+    RECORD_FIELD(STR, mount_spec, host_path),
+    RECORD_FIELD(BOOL, mount_spec, readonly),
+    RECORD_FIELD(I32, mount_spec, propagation),
     RECORD_FIELD(BOOL, mount_spec, selinux_relabel),
+    RECORD_FIELD(STR, mount_spec, image),
+    RECORD_FIELD(STR, mount_spec, user_specified_image),
+    RECORD_FIELD(STR, mount_spec, image_sub_path),
 };
 static const struct record_desc mount_desc = RECORD_DESC(mount_spec, mount_fields);
 

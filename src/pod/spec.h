@@ -73,7 +73,8 @@ struct sandbox_spec {
 
 struct mount_spec {
     char *container_path;
-    char *host_path;
+    char *host_path;                                     /* NULL: image is mounted */
+    char *image, *user_specified_image, *image_sub_path; /* NULL: none */
     bool readonly;
     int32_t propagation;
     bool selinux_relabel;

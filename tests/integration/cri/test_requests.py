@@ -371,7 +371,7 @@ class Requests(unittest.TestCase):
 
         def mount(**m):
             return {"mounts": [pb.Mount(**m)]}
-        number = pb.Int64Value
+        number, image = pb.Int64Value, pb.ImageSpec(image=nodes.IMAGE)
         big = self.node.root / "big"
         big.write_bytes(b"x" * (65 << 10))
         hosts = self.node.root / "hosts"
@@ -395,11 +395,16 @@ class Requests(unittest.TestCase):
             (mount(container_path="/a", host_path="/no/such/file"), "No such file"),
             (mount(container_path="/a", host_path=str(hosts), propagation=7), "propagation"),
             (mount(container_path="/a", host_path=str(hosts), recursive_read_only=True), "recursive_read_only"),
-            ({"mounts": [pb.Mount(container_path="/a", host_path=str(hosts))] * 2}, "two mounts"), ({"stop_signal": 99}, "signal")]
+            ({"mounts": [pb.Mount(container_path="/a", host_path=str(hosts))] * 2}, "two mounts"),
+            (mount(container_path="/a", image=image, readonly=False), "read-only"),
+            (mount(container_path="/a", image=image, readonly=True, host_path="/etc"), "a host path and an image"),
+            (mount(container_path="/a", image=image, readonly=True, propagation=1), "private"),
+            (mount(container_path="/a", image=image, readonly=True, image_sub_path="a/../../b"), "no path below"),
+            (mount(container_path="/a", image=image, readonly=True, image_sub_path="/a"), "no path below"),
+            (mount(container_path="/a", image=pb.ImageSpec(), readonly=True), "image of a mount"), ({"stop_signal": 99}, "signal")]
         refused = [
             (mount(container_path="/a", host_path="/etc"), "directory of the host"),
             (mount(container_path="/a", host_path=str(big)), "larger"), (mount(container_path="/a", host_path="/dev/null"), "regular"),
-            (mount(container_path="/a", image=pb.ImageSpec(image="x")), "ImageVolumeMountFailed"),
             ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}, "devices"),
             ({"CDI_devices": [pb.CDIDevice(name="v/c=d")]}, "CDI"),
             (security(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="p")), "AppArmor"),
@@ -410,6 +415,8 @@ class Requests(unittest.TestCase):
                 with self.subTest(text):
                     self.fails(code, create, text=text, **fields)
         self.fails(Code.NOT_FOUND, create, image=pb.ImageSpec(image="no.such/image:1"), text="pull it first")
+        self.fails(Code.NOT_FOUND, create, text="ImageVolumeMountFailed: image no.such/image:1 for /a is not there",
+                   **mount(container_path="/a", image=pb.ImageSpec(image="no.such/image:1"), readonly=True))
         self.fails(Code.NOT_FOUND, self.cri.CreateContainer, pod_sandbox_id="0" * 64, config=pb.ContainerConfig())
         self.assertEqual(self.node.containers(), {})
         ok = create(**mount(container_path="/etc/hosts", host_path=str(hosts), readonly=True)).container_id
@@ -417,6 +424,27 @@ class Requests(unittest.TestCase):
         self.assertEqual([(x.container_path, x.host_path, x.readonly) for x in m], [("/etc/hosts", str(hosts), True)])
         self.cri.StopPodSandbox(pod_sandbox_id=pod[0])
         self.fails(Code.FAILED_PRECONDITION, create, text="not ready")
+
+    def test_an_image_is_mounted_and_told(self):
+        """Twice, and beside the container's own, which is the same image; it survives nexusd and goes with the last."""
+        pod = self.pod()
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image=nodes.IMAGE),
+                                    command=FOREVER)
+        spec = pb.ImageSpec(image=nodes.IMAGE, user_specified_image="as/asked:1")
+        config.mounts.add(container_path="/all", image=spec, readonly=True)
+        config.mounts.add(container_path="/part", image=spec, image_sub_path="etc", readonly=True)
+        ctr = self.cri.CreateContainer(pod_sandbox_id=pod[0], config=config, sandbox_config=pod[1]).container_id
+        image = self.cri.ImageStatus(image=spec).image.id
+        for _ in range(2):
+            m = self.cri.ContainerStatus(container_id=ctr).status.mounts
+            self.assertEqual([(x.container_path, x.host_path, x.readonly, x.image.image, x.image.user_specified_image,
+                               x.image.image_ref, x.image_sub_path) for x in m],
+                             [("/all", "", True, nodes.IMAGE, "as/asked:1", image, ""),
+                              ("/part", "", True, nodes.IMAGE, "as/asked:1", image, "etc")])
+            self.node.restart()
+            type(self).cri = self.node.cri
+        self.cri.RemoveContainer(container_id=ctr)
+        self.assertEqual(self.node.containers(), {})
 
     # ---- exec
 

@@ -16,10 +16,11 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
+import grpc  # noqa: E402
 from atomic_writer import AtomicWriter, kubelet_volume  # noqa: E402
 from cri import pb  # noqa: E402
 from node import Node  # noqa: E402
-from ocimage import Registry, busybox_image  # noqa: E402
+from ocimage import Layer, Registry, busybox_image  # noqa: E402
 
 
 def own(path):
@@ -187,7 +188,36 @@ class Volumes(unittest.TestCase):
         self.until(lambda: self.out(self.two, "cat /elsewhere/pass") == "meanwhile")
         self.until(lambda: len(self.regions()) == 3)
 
-    def test_6_everything_goes(self):
+    def test_6_an_image_is_mounted(self):
+        """All of it and a part of it, read-only; it stays while it is mounted, whatever becomes of its names."""
+        ref = self.registry.push("test/model", "1", busybox_image([Layer().file("model/weights", b"3.14\n"), Layer().dir("opt")]))
+        image = self.cri.PullImage(image=pb.ImageSpec(image=ref), timeout=300).image_ref
+
+        def create(name, *mounts):
+            config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name=name), image=pb.ImageSpec(image=self.image),
+                                        command=["sleep", "100000"])
+            config.linux.security_context.namespace_options.pid = pb.CONTAINER
+            for path, part in mounts:
+                config.mounts.add(container_path=path, readonly=True, image=pb.ImageSpec(image=ref), image_sub_path=part)
+            return self.cri.CreateContainer(pod_sandbox_id=self.pod[0], config=config, sandbox_config=self.pod[1],
+                                            timeout=120).container_id
+
+        with self.assertRaises(grpc.RpcError) as e:
+            create("missing", ("/m", "no/such"))
+        self.assertIn("no/such", e.exception.details())
+        ctr = create("images", ("/all", ""), ("/part", "model"))
+        self.cri.StartContainer(container_id=ctr)
+        self.assertEqual(self.out(ctr, "cat /all/model/weights /part/weights; /all/bin/echo runs"), "3.14\n3.14\nruns\n")
+        for command in ("echo x > /part/weights", "touch /all/new", "rm /all/bin/sh"):
+            self.assertIn(b"Read-only file system", self.sh(ctr, command)[2], command)
+        self.assertEqual([m.image.image_ref for m in self.cri.ContainerStatus(container_id=ctr).status.mounts], [image] * 2)
+        self.cri.RemoveImage(image=pb.ImageSpec(image=ref))
+        self.assertEqual(self.out(ctr, "cat /all/model/weights; /part/../all/bin/id -u"), "3.14\n0\n")
+        self.cri.RemoveContainer(container_id=ctr)
+        info = json.loads(self.cri.PodSandboxStatus(pod_sandbox_id=self.pod[0], verbose=True).info["info"])
+        self.assertNotIn(image, [r["key"] for r in info["regions"]])
+
+    def test_7_everything_goes(self):
         self.cri.RemoveContainer(container_id=self.one)
         self.until(lambda: len(self.regions()) == 1)
         self.assertEqual(self.out(self.two, "cat /elsewhere/pass"), "meanwhile")

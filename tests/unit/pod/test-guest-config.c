@@ -301,6 +301,32 @@ static void mapped_mounts_are_volumes_and_no_files(void **state)
     record_clear(&container_volume_desc, &ref);
 }
 
+static void mounted_images_are_volumes_and_no_files(void **state)
+{
+    struct image_mount found = {.destination = str_dup("/model"), .image_id = str_dup("sha256:1")};
+    struct mount_spec *m = record_list_add(&w.container.spec.mounts, sizeof(*m));
+    Nexus__ContainerSpec *spec;
+
+    list_init(&w.sandbox.volumes);
+    w.container.spec.command = list("x");
+    m->container_path = str_dup("/model");
+    m->image = str_dup("models/big:1");
+    m->image_sub_path = str_dup("weights");
+    m->readonly = true;
+    w.container.status.image_mounts.items = &found;
+    w.container.status.image_mounts.count = 1;
+    spec = build(NULL);
+    assert_non_null(spec);
+    assert_int_equal(spec->n_files, 0);
+    assert_int_equal(spec->n_volumes, 1);
+    assert_string_equal(spec->volumes[0]->region, "sha256:1");
+    assert_string_equal(spec->volumes[0]->part, "");
+    assert_string_equal(spec->volumes[0]->sub_path, "weights");
+    assert_string_equal(spec->volumes[0]->destination, "/model");
+    assert_false(spec->volumes[0]->live);
+    record_clear(&image_mount_desc, &found);
+}
+
 static void sandbox_settings_carry_network_and_dns(void **state)
 {
     struct net_config *net = xcalloc(1, sizeof(*net));
@@ -374,6 +400,7 @@ int main(void)
         T(termination_log_is_the_writable_file_kubelet_names),
         T(termination_file_is_opened_only_if_it_is_one),
         T(mapped_mounts_are_volumes_and_no_files),
+        T(mounted_images_are_volumes_and_no_files),
         T(sandbox_settings_carry_network_and_dns),
         T(empty_dns_is_an_empty_file),
         T(signals_have_many_names),
