@@ -79,20 +79,36 @@ def command(options, address, out):
     return c
 
 
+def follow(source, log_path):
+    """Keeps critest's words, and says where it is: what counts is its report, at the end."""
+    name, count = "", 0
+    with open(log_path, "wb", buffering=0) as log:
+        for raw in source:
+            log.write(raw)
+            line = raw.decode(errors="replace").rstrip()
+            if line.startswith("[k8s.io]"):
+                name = line
+            elif line.startswith(("\u2022 ", "S [SKIPPED]")):
+                count += 1
+                print(f"{count:4} {line}  {name}", flush=True)
+
+
 def run_critest(options, node, out):
     address = node.address
     restarter = None
     if options["restart"]:
         restarter = Restarter(node, options["seed"])
         address = f"unix://{restarter.path}"
-    with open(out / "critest.log", "wb") as log:
-        proc = subprocess.Popen(command(options, address, out), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=out,
-                                env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
-        try:
-            proc.wait(options["timeout"] + 60)
-        except subprocess.TimeoutExpired:
-            proc.send_signal(signal.SIGKILL)
-            proc.wait()
+    proc = subprocess.Popen(command(options, address, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            stdin=subprocess.DEVNULL, cwd=out, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
+    follower = threading.Thread(target=follow, args=(proc.stdout, out / "critest.log"))
+    follower.start()
+    try:
+        proc.wait(options["timeout"] + 60)
+    except subprocess.TimeoutExpired:
+        proc.send_signal(signal.SIGKILL)
+        proc.wait()
+    follower.join(10)
     return restarter.kills if restarter else 0
 
 
