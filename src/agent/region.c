@@ -348,7 +348,8 @@ void region_want(struct agent *a, struct region_place place)
             continue;
         int r = attr_write(DRIVER_DIR "/bind", e->d_name);
 
-        if (r < 0 && r != -ENODEV) /* which an empty slot answers */
+        /* an empty slot answers ENODEV; EBUSY: the kernel was faster */
+        if (r < 0 && r != -ENODEV && r != -EBUSY)
             log_warning_errno(r, "bind %s", e->d_name);
         break;
     }
