@@ -155,6 +155,23 @@ void container_save_soon(struct container *c)
         on_saved_soon(NULL, r, err);
 }
 
+static int check_mounts(const struct container *c, struct error **err)
+{
+    for (size_t i = 0; i < c->spec.mounts.count; i++) {
+        const struct mount_spec *m = &c->spec.mounts.items[i];
+
+        if (!m->container_path || !(m->host_path || m->image))
+            return error_set(err, -EBADMSG, "a mount without its path or what is mounted");
+    }
+    for (size_t i = 0; i < c->status.image_mounts.count; i++) {
+        const struct image_mount *m = &c->status.image_mounts.items[i];
+
+        if (!m->destination || !m->image_id)
+            return error_set(err, -EBADMSG, "an image that is mounted without its path or id");
+    }
+    return 0;
+}
+
 static int parse(struct container *c, const json_t *doc, struct error **err)
 {
     int state = container_state_parse(json_string_value(json_object_get(doc, "state")));
@@ -173,7 +190,7 @@ static int parse(struct container *c, const json_t *doc, struct error **err)
         return r;
     if (!c->spec.name || !c->spec.image || !c->status.image_id)
         return error_set(err, -EBADMSG, "name or image is missing");
-    return 0;
+    return check_mounts(c, err);
 }
 
 int container_load(struct node *n, const char *id, const json_t *doc, struct container **ret,

@@ -247,6 +247,21 @@ class Recovery(unittest.TestCase):
         self.assertEqual(self.node.cri.exec(again, "true")[0], 0)
         self.everything_goes()
 
+    def test_container_record_with_half_a_mount(self):
+        pod = self.pod()
+        for part, key, half in (("spec", "mounts", {"container_path": "/x"}), ("spec", "mounts", {"host_path": "/x"}),
+                                ("status", "image_mounts", {"destination": "/x"}), ("status", "image_mounts", {"image_id": "sha256:1"})):
+            ctr = self.node.cri.run(pod, "c", nodes.IMAGE, FOREVER)
+            self.node.kill()
+            path = self.node.root / f"state/containers/{ctr}.json"
+            doc = json.loads(path.read_text())
+            doc["record"][part][key], doc["checksum"] = [half], None
+            path.write_text(json.dumps(doc))
+            self.node.start()
+            self.assertEqual(self.status(pod[0]).state, pb.SANDBOX_READY)
+            self.assertEqual(self.node.containers(), {}, half)
+        self.everything_goes()
+
     def test_what_belongs_to_no_record_goes(self):
         self.node.kill()
         stranger = "ab" * 32
