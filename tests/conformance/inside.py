@@ -79,9 +79,9 @@ def command(options, address, out):
     return c
 
 
-def follow(source, log_path):
+def follow(source, log_path, parallel):
     """Keeps critest's words, and says where it is: what counts is its report, at the end."""
-    name, count = "", 0
+    name, state, count = "", "", 0
     with open(log_path, "wb", buffering=0) as log:
         for raw in source:
             log.write(raw)
@@ -89,8 +89,13 @@ def follow(source, log_path):
             if line.startswith("[k8s.io]"):
                 name = line
             elif line.startswith(("\u2022 ", "S [SKIPPED]")):
+                state = line
+            else:
+                continue
+            if state and (name == line) == parallel:  # the name comes last where specs run side by side
                 count += 1
-                print(f"{count:4} {line}  {name}", flush=True)
+                print(f"{count:4} {state}  {name}", flush=True)
+                state = ""
 
 
 def run_critest(options, node, out):
@@ -101,7 +106,7 @@ def run_critest(options, node, out):
         address = f"unix://{restarter.path}"
     proc = subprocess.Popen(command(options, address, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             stdin=subprocess.DEVNULL, cwd=out, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
-    follower = threading.Thread(target=follow, args=(proc.stdout, out / "critest.log"))
+    follower = threading.Thread(target=follow, args=(proc.stdout, out / "critest.log", options["parallel"] > 1))
     follower.start()
     try:
         proc.wait(options["timeout"] + 60)
