@@ -57,6 +57,10 @@ static int add_cpu(const Nexus__Resources *r, struct cgroup_setting *list, size_
         (void)snprintf(list[*n].value, CGROUP_VALUE_MAX, "%" PRId64 " %" PRId64,
                        r->cpu_quota_us < 1000 ? 1000 : r->cpu_quota_us, period);
         (*n)++;
+    } else if (r->cpu_quota_us < 0) {
+        list[*n].file = "cpu.max";
+        (void)snprintf(list[*n].value, CGROUP_VALUE_MAX, "max %" PRId64, period);
+        (*n)++;
     }
     if (r->cpu_shares)
         add_number(list, n, "cpu.weight", cgroup_weight_from_shares(r->cpu_shares));

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "agent/scratch.h"
+#include "agent/stats.h"
 #include "agent/termination.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -37,10 +38,15 @@ static int mount_overlay(struct container *k, struct error **err)
     /* volatile: the layer does not outlive the guest, so nothing of it must be synced */
     _cleanup_(freep) char *options =
         str_printf("lowerdir=%s,upperdir=%s,workdir=%s,volatile", k->region->path, upper, work);
+    _cleanup_(freep) char *layer = layer_path(k, "");
     int r = dir_make(root, 0755);
 
     if (r == 0)
+        r = dir_make(layer, 0755);
+    if (r == 0) { /* both of what follows: overlayfs moves files from one to the other */
+        k->project = stats_count_disk(k->agent, layer);
         r = dir_make(upper, 0755);
+    }
     if (r == 0)
         r = dir_make(work, 0700);
     if (r < 0)

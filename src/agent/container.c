@@ -347,6 +347,25 @@ bool container_ended(struct container *k)
     return k->oom_kills > 0;
 }
 
+int container_limit(struct agent *a, Nexus__UpdateResources *update, struct error **err)
+{
+    struct container *k = container_find(a, update->container_id);
+    int r;
+
+    if (!k || !k->cgroup)
+        return -ENOENT;
+    r = cgroup_limit(k->cgroup, update->resources, err);
+    if (r < 0) {
+        (void)cgroup_limit(k->cgroup, k->spec->resources, NULL);
+    } else {
+        Nexus__Resources *old = k->spec->resources;
+
+        k->spec->resources = update->resources;
+        update->resources = old;
+    }
+    return r;
+}
+
 int container_signal(struct container *k, uint32_t signal, bool all, struct error **err)
 {
     int r;

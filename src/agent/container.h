@@ -45,6 +45,7 @@ struct container {
     int devpts;          /* owned: the instance it has as /dev/pts, for terminals of execs */
     struct list streams; /* struct stream, by container_link: its start and its execs */
     unsigned exec_count;
+    uint32_t project; /* of its part of the scratch disk; 0: not counted */
     bool cgroup_gone;
     struct loop_source *finish;                /* owned: runs the last step of the removal */
     uint64_t removers[CONTAINER_REMOVERS_MAX]; /* requests to answer when it is gone */
@@ -92,6 +93,8 @@ int container_new_terminal(struct container *k, int *ret_master, int *ret_slave,
  * killed in it. */
 bool container_ended(struct container *k);
 
+/* New limits in place of those it has, or none of them. */
+int container_limit(struct agent *a, Nexus__UpdateResources *update, struct error **err);
 int container_signal(struct container *k, uint32_t signal, bool all, struct error **err);
 /* Kills, unmounts, forgets; then answers request id. A container that is not there is no error. */
 void container_remove(struct agent *a, const char *id, uint64_t request);

@@ -11,6 +11,7 @@
 #include "agent/region.h"
 #include "agent/sandbox.h"
 #include "agent/shutdown.h"
+#include "agent/stats.h"
 #include "agent/stream.h"
 #include "agent/uevent-monitor.h"
 #include "agent/volume.h"
@@ -133,7 +134,8 @@ static void send_hello(struct control *c)
 
 /* ---- requests */
 
-void control_reply(struct agent *a, uint64_t id, int r, const struct error *err)
+static void reply_with(struct agent *a, uint64_t id, int r, const struct error *err,
+                       ProtobufCBinaryData told)
 {
     Nexus__Reply reply;
     Nexus__AgentMessage m;
@@ -149,11 +151,26 @@ void control_reply(struct agent *a, uint64_t id, int r, const struct error *err)
         reply.code = -r;
         reply.message = text;
     }
+    reply.text = told;
     m.id = id;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_REPLY;
     m.reply = &reply;
     if (queue(a->control, &m) < 0)
         log_warning("the reply to request %llu is lost", (unsigned long long)id);
+}
+
+void control_reply(struct agent *a, uint64_t id, int r, const struct error *err)
+{
+    reply_with(a, id, r, err, (ProtobufCBinaryData){0});
+}
+
+static void tell_stats(struct agent *a, const char *container_id, uint64_t id)
+{
+    char told[STATS_TEXT_MAX];
+    int n = stats_read(a, container_id, told);
+
+    reply_with(a, id, n < 0 ? n : 0, NULL,
+               (ProtobufCBinaryData){n < 0 ? 0 : (size_t)n, (uint8_t *)told});
 }
 
 static int signal_container(struct agent *a, const Nexus__SignalContainer *s, struct error **err)
@@ -193,6 +210,12 @@ static void dispatch(struct control *c, Nexus__AgentMessage *m)
     case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
         volume_update(a, m->update_volume, m->id);
         return;
+    case NEXUS__AGENT_MESSAGE__BODY_GET_STATS:
+        tell_stats(a, m->get_stats->container_id, m->id);
+        return;
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_RESOURCES:
+        r = container_limit(a, m->update_resources, &err);
+        break;
     case NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN:
         shutdown_begin(a, m->shutdown->grace_ms);
         break;

@@ -367,6 +367,19 @@ static uint64_t read_keyed(int dir_fd, const char *file, const char *key)
     return cgroup_keyed_value(text, key);
 }
 
+static void read_memory_stat(int dir_fd, struct cgroup_usage *u)
+{
+    char text[4096];
+
+    if (cgroup_file_read(dir_fd, "memory.stat", text, sizeof(text)) < 0)
+        return;
+    u->memory_anon_bytes = cgroup_keyed_value(text, "anon");
+    u->memory_shmem_bytes = cgroup_keyed_value(text, "shmem");
+    u->memory_inactive_file_bytes = cgroup_keyed_value(text, "inactive_file");
+    u->page_faults = cgroup_keyed_value(text, "pgfault");
+    u->major_page_faults = cgroup_keyed_value(text, "pgmajfault");
+}
+
 int cgroup_read_usage(struct cgroup_fs *fs, const char *path, struct cgroup_usage *ret,
                       struct error **err)
 {
@@ -383,6 +396,7 @@ int cgroup_read_usage(struct cgroup_fs *fs, const char *path, struct cgroup_usag
         u.pids_current = read_number(fd, "pids.current");
         u.oom_kills = read_keyed(fd, "memory.events", "oom_kill");
         u.cpu_usage_us = read_keyed(fd, "cpu.stat", "usage_usec");
+        read_memory_stat(fd, &u);
     }
     *ret = u;
     return 0;

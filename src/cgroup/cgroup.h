@@ -81,6 +81,8 @@ int cgroup_remove(struct cgroup_fs *fs, const char *path, unsigned timeout_ms, s
 struct cgroup_usage {
     uint64_t memory_current_bytes, memory_peak_bytes; /* 0: not told */
     uint64_t oom_kills;                               /* memory.events oom_kill */
+    uint64_t memory_anon_bytes, memory_shmem_bytes, memory_inactive_file_bytes;
+    uint64_t page_faults, major_page_faults;
     uint64_t pids_current;
     uint64_t cpu_usage_us;
 };

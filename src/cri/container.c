@@ -90,6 +90,32 @@ void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m,
               &runtime__v1__reopen_container_log_response__descriptor);
 }
 
+void cri_update_container_resources(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    RPC_SCOPE(call);
+    const Runtime__V1__UpdateContainerResourcesRequest *req = (const void *)m;
+    struct cri *cri = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct resources_spec want = {0};
+    struct rpc *rpc =
+        rpc_new_empty(cri, call, &runtime__v1__update_container_resources_response__descriptor);
+    int r;
+
+    if (!rpc)
+        return;
+    r = req->windows ? error_set(&err, -EOPNOTSUPP, "this is no Windows node")
+                     : resources_from_cri(req->linux, &want, &err);
+    if (r >= 0 && want.unified.count)
+        r = error_set(&err, -EOPNOTSUPP, "cgroup settings (unified) cannot be changed");
+    if (r >= 0)
+        r = node_update_container(cri->node, req->container_id, &want, rpc_done, rpc, &rpc->waiter,
+                                  &err);
+    else
+        record_clear(&resources_spec_desc, &want);
+    if (r < 0)
+        rpc_fail(call, r, &err);
+}
+
 static char *verbose_info(struct arena *a, const struct container *c)
 {
     json_t *doc = json_pack("{s:s, s:s, s:i, s:s?}", "state", container_state_name(c->state),

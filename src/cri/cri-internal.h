@@ -28,6 +28,7 @@ struct rpc {
     struct image_pull_call *pull;
     const ProtobufCMessageDescriptor *empty; /* with rpc_by_id */
     struct image_write *removal;
+    const void *request; /* with those that read it again at the end; in the call's arena, too */
     /* Answers a success; id is the waiter's. */
     void (*reply)(struct rpc *rpc, const char *id);
 };
@@ -87,11 +88,22 @@ void cri_remove_container(struct grpc_call *call, const ProtobufCMessage *m, voi
 void cri_list_containers(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_stream_containers(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_container_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_update_container_resources(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_update_pod_sandbox_resources(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_reopen_container_log(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec_sync(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_exec(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_attach(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_container_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_list_container_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_container_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_list_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_list_metric_descriptors(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_list_pod_sandbox_metrics(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
+void cri_stream_pod_sandbox_metrics(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_get_container_events(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_list_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);
 void cri_stream_images(struct grpc_call *call, const ProtobufCMessage *m, void *ud);

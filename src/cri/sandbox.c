@@ -53,6 +53,31 @@ void cri_remove_pod_sandbox(struct grpc_call *call, const ProtobufCMessage *m, v
               &runtime__v1__remove_pod_sandbox_response__descriptor);
 }
 
+void cri_update_pod_sandbox_resources(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
+{
+    RPC_SCOPE(call);
+    const Runtime__V1__UpdatePodSandboxResourcesRequest *req = (const void *)m;
+    struct cri *cri = ud;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct resources_spec overhead = {0}, resources = {0};
+    struct rpc *rpc =
+        rpc_new_empty(cri, call, &runtime__v1__update_pod_sandbox_resources_response__descriptor);
+    int r;
+
+    if (!rpc)
+        return;
+    r = resources_from_cri(req->overhead, &overhead, &err);
+    if (r >= 0)
+        r = resources_from_cri(req->resources, &resources, &err);
+    if (r >= 0)
+        r = node_update_sandbox(cri->node, req->pod_sandbox_id, &overhead, &resources, rpc_done,
+                                rpc, &rpc->waiter, &err);
+    record_clear(&resources_spec_desc, &overhead);
+    record_clear(&resources_spec_desc, &resources);
+    if (r < 0)
+        rpc_fail(call, r, &err);
+}
+
 /* ---- reading */
 
 static char *verbose_info(struct arena *a, const struct sandbox *s)

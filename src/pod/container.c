@@ -79,6 +79,7 @@ void container_free(struct container *c)
     list_remove(&c->node);
     json_decref(c->journal);
     error_free(c->why);
+    free(c->numbers);
     container_spec_clear(&c->spec);
     record_clear(&status_desc, &c->status);
     free(c);

@@ -6,6 +6,7 @@
 #include "pod/sandbox.h"
 
 struct container_files;
+struct cgroup_numbers;
 struct container_volumes;
 struct image;
 
@@ -67,6 +68,7 @@ struct container {
     size_t region_at;              /* which of its images the step "region" is at; 0: its own */
     struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;
+    struct cgroup_numbers *numbers;  /* owned; as last heard; NULL: never */
     bool told_started, told_ended;   /* to the node's observer */
     bool stop_wanted, remove_wanted; /* while starting or stopping: what comes next */
     uint64_t stop_timeout_ms;        /* with stop_wanted */

@@ -478,14 +478,14 @@ static Nexus__ProcessSpec *process(struct arena *a, const struct container *c, s
     return p;
 }
 
-static Nexus__Resources *resources(struct arena *a, const struct resources_spec *s)
+Nexus__Resources *guest_resources(struct arena *a, const struct resources_spec *s)
 {
     Nexus__Resources *r = NEW(a, Nexus__Resources, nexus__resources__init);
 
     if (!r)
         return NULL;
     r->memory_limit_bytes = s->memory_limit_bytes;
-    r->cpu_quota_us = s->cpu_quota_us > 0 ? s->cpu_quota_us : 0;
+    r->cpu_quota_us = s->cpu_quota_us;
     r->cpu_period_us = s->cpu_period_us;
     r->cpu_shares = (uint64_t)s->cpu_shares;
     r->cpuset_cpus = arena_strdup(a, s->cpuset_cpus ? s->cpuset_cpus : "");
@@ -509,7 +509,7 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
     out->id = arena_strdup(a, c->id);
     out->name = arena_strdup(a, c->spec.name);
     out->readonly_rootfs = s->readonly_rootfs;
-    out->resources = resources(a, &c->spec.resources);
+    out->resources = guest_resources(a, &c->spec.resources);
     out->open_stdin = c->spec.open_stdin;
     out->stdin_once = c->spec.stdin_once;
     out->share_pod_pids = s->namespaces.pid == NAMESPACE_POD || s->namespaces.pid == NAMESPACE_NODE;

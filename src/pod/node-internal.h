@@ -11,6 +11,7 @@
 #include "pod/node.h"
 #include "pod/pod-volume.h"
 #include "pod/region.h"
+#include "pod/stats.h"
 #include "store/store.h"
 
 #define GUEST_FILE_BYTES (64U << 10) /* a file that is copied into the guest */
@@ -46,6 +47,8 @@ struct node {
     sd_event_source *volume_io;        /* owned */
     struct worker *worker;             /* owned; reads volumes */
     struct worker *host_worker;        /* owned; our own disk, cgroups */
+    struct worker *stats_worker;       /* owned; numbers of the kernel's, in pods' namespaces */
+    struct list stats_waits;           /* struct stats_wait: callers */
     struct worker *files_worker; /* owned; kubelet's files: logs, what is copied into guests */
     struct stream_link *streams; /* owned */
     unsigned adopting;           /* sandboxes whose VM has not answered yet */
@@ -102,6 +105,8 @@ void sandbox_cni_request(const struct sandbox *s, struct cni_request *req,
                          struct cni_port_mapping **ports);
 
 /* sandbox-host.c: steps that work on the host's files, and their undo */
+/* Of the cgroup of its VM, with those resources. */
+struct cgroup_limits sandbox_limits(const struct sandbox *s, const struct resources_spec *res);
 int host_cgroup(struct plan_run *run, void *object, struct error **err);
 int release_cgroup(struct plan_run *run, void *object, struct error **err);
 void host_cancel_cgroup(struct plan_run *run, void *object);
@@ -166,6 +171,11 @@ extern const struct plan container_create_plan, container_start_plan, container_
     container_remove_plan;
 extern const struct plan_ops container_plan_ops;
 
+/* stats.c */
+void sandbox_stats_free(struct sandbox *s);
+/* Answers whoever waits for numbers. */
+void stats_end(struct node *n);
+
 /* tell.c: what the node's observer hears */
 void sandbox_tell(struct sandbox *s, enum node_event event);
 void container_tell_created(struct container *c);
@@ -228,6 +238,8 @@ Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox
 /* copied: one for each of its mounts; the bytes are borrowed for the life of the message. */
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
                                            const struct copied_file *copied, struct error **err);
+/* NULL: no memory. */
+Nexus__Resources *guest_resources(struct arena *a, const struct resources_spec *s);
 /* Whether a mount is one of the container's mapped volumes. */
 bool guest_mount_is_volume(const struct container *c, const struct mount_spec *m);
 /* The mount that is its termination log: a writable file where kubelet's annotation says, or at its default

@@ -57,6 +57,7 @@ int node_new(sd_event *event, const struct node_config *config, struct image_sto
     n->images = images;
     n->vmm_dirfd = n->scratch_dirfd = -EBADF;
     list_init(&n->order);
+    list_init(&n->stats_waits);
     hashmap_init(&n->sandboxes);
     hashmap_init(&n->names);
     hashmap_init(&n->containers);
@@ -83,6 +84,8 @@ int node_new(sd_event *event, const struct node_config *config, struct image_sto
         r = worker_new(event, &n->host_worker, err);
     if (r >= 0)
         r = worker_new(event, &n->files_worker, err);
+    if (r >= 0)
+        r = worker_new(event, &n->stats_worker, err);
     if (r < 0)
         return r;
     *ret = TAKE(n);
@@ -98,6 +101,9 @@ void node_free(struct node *n)
     volumes_done(n);
     worker_free(n->host_worker);
     worker_free(n->files_worker);
+    worker_free(n->stats_worker);
+    if (n->stats_waits.next)
+        stats_end(n);
     stream_link_free(n->streams);
     if (n->answers.done.next)
         waiter_queue_done(&n->answers);

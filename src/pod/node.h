@@ -108,6 +108,11 @@ int node_stop_sandbox(struct node *n, const char *id, waiter_fn fn, void *userda
                       struct waiter **ret, struct error **err);
 int node_remove_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
                         struct waiter **ret, struct error **err);
+/* The sum of what its containers are to have from now on, and the cost of the sandbox itself. -ENOSPC as for
+ * a container. */
+int node_update_sandbox(struct node *n, const char *id, const struct resources_spec *overhead,
+                        const struct resources_spec *resources, waiter_fn fn, void *userdata,
+                        struct waiter **ret, struct error **err);
 /* Asks its VM for the counters of its regions; success also if it does not answer. */
 int node_refresh_sandbox(struct node *n, const char *id, waiter_fn fn, void *userdata,
                          struct waiter **ret, struct error **err);
@@ -124,6 +129,10 @@ int node_stop_container(struct node *n, const char *id, uint64_t timeout_ms, wai
                         void *userdata, struct waiter **ret, struct error **err);
 int node_remove_container(struct node *n, const char *id, waiter_fn fn, void *userdata,
                           struct waiter **ret, struct error **err);
+/* Takes *want over, also on error: what is set in it, in place of what there is; all of it or nothing.
+ * -ENOSPC (ERROR_EXHAUSTED): more than its VM has. */
+int node_update_container(struct node *n, const char *id, struct resources_spec *want, waiter_fn fn,
+                          void *userdata, struct waiter **ret, struct error **err);
 int node_reopen_log(struct node *n, const char *id, waiter_fn fn, void *userdata,
                     struct waiter **ret, struct error **err);
 /* timeout_ms 0: none. Cancel with vmm_exec_cancel. */

@@ -98,11 +98,25 @@ static void on_cgroup_made(void *userdata, void *payload, int r, const struct er
     ended(s, &s->cgroup_job, r, err);
 }
 
+struct cgroup_limits sandbox_limits(const struct sandbox *s, const struct resources_spec *res)
+{
+    struct cgroup_limits l = {
+        .memory_max_bytes = s->status.memory_bytes + s->node->config.vmm_overhead_bytes,
+        .pids_max = VMM_THREADS_MAX,
+        .cpu_weight = cgroup_weight_from_shares((uint64_t)res->cpu_shares),
+    };
+
+    if (res->cpu_quota_us > 0 && res->cpu_period_us > 0) {
+        l.cpu_quota_us = (uint64_t)res->cpu_quota_us;
+        l.cpu_period_us = (uint64_t)res->cpu_period_us;
+    }
+    return l;
+}
+
 int host_cgroup(struct plan_run *run, void *object, struct error **err)
 {
     static const struct side_job_ops ops = {make_cgroup, on_cgroup_made, host_job_free};
     struct sandbox *s = object;
-    const struct resources_spec *res = &s->spec.resources;
     _cleanup_(freep) char *parent = NULL;
     struct host_job *j;
     int r = cgroup_parent_path(s->spec.cgroup_parent ? s->spec.cgroup_parent : "", &parent, err);
@@ -111,15 +125,7 @@ int host_cgroup(struct plan_run *run, void *object, struct error **err)
         return r;
     j = host_job_new(s);
     j->parent = TAKE(parent);
-    j->limits = (struct cgroup_limits){
-        .memory_max_bytes = s->status.memory_bytes + s->node->config.vmm_overhead_bytes,
-        .pids_max = VMM_THREADS_MAX,
-        .cpu_weight = cgroup_weight_from_shares((uint64_t)res->cpu_shares),
-    };
-    if (res->cpu_quota_us > 0 && res->cpu_period_us > 0) {
-        j->limits.cpu_quota_us = (uint64_t)res->cpu_quota_us;
-        j->limits.cpu_period_us = (uint64_t)res->cpu_period_us;
-    }
+    j->limits = sandbox_limits(s, &s->spec.resources);
     return begin(s, &s->cgroup_job, run, &ops, j, "making the pod's cgroup", err);
 }
 

@@ -85,6 +85,7 @@ void sandbox_free(struct sandbox *s)
     store_forget(TAKE(s->op));
     volumes_end(s);
     regions_clear(s);
+    sandbox_stats_free(s);
     while (!list_is_empty(&s->containers))
         container_free(list_first(&s->containers, struct container, node));
     waiters_complete(&s->run_waiters, &s->node->answers, -ECANCELED, NULL, NULL);

@@ -18,6 +18,7 @@ struct cni_call;
 struct cni_network;
 struct net_config;
 struct net_task;
+struct sandbox_stats;
 struct side_job;
 struct store_op;
 struct node;
@@ -124,6 +125,7 @@ struct sandbox {
     sd_event_source *region_retry; /* owned */
     unsigned region_retries;
     uint64_t denied_writes; /* of the guest into any region, since the VM began; as last heard */
+    struct sandbox_stats *stats;                 /* owned; NULL: nobody has asked */
     struct container *volumes_creator;           /* the one container that makes volumes now */
     bool kicking, kick_again;                    /* volume_update_kick_all */
     int netns_fd, tap_fd, scratch_fd, cgroup_fd; /* owned; during the run plan */

@@ -20,7 +20,7 @@
 
 static void template_name(uint64_t bytes, char *out, size_t size)
 {
-    (void)snprintf(out, size, "template-%llu.img", (unsigned long long)bytes);
+    (void)snprintf(out, size, "template-%llu-quota.img", (unsigned long long)bytes);
 }
 
 /* Waits for mkfs: once per node and size, at the start, before anything is served. */
@@ -33,9 +33,9 @@ static int run_mkfs(const char *mkfs, int fd)
                                         "-m",
                                         "0",
                                         "-O",
-                                        "^has_journal,^resize_inode",
+                                        "^has_journal,^resize_inode,quota,project",
                                         "-E",
-                                        "lazy_itable_init=1,nodiscard",
+                                        "lazy_itable_init=1,nodiscard,quotatype=prjquota",
                                         NULL,
                                         NULL};
     char *argv[ARRAY_SIZE(fixed)];

@@ -38,7 +38,7 @@ static const struct record_field resources_fields[] = {
     RECORD_FIELD(I64, resources_spec, memory_swap_limit_bytes),
     RECORD_SUB(LIST, resources_spec, unified, key_value_desc),
 };
-static const struct record_desc resources_desc = RECORD_DESC(resources_spec, resources_fields);
+const struct record_desc resources_spec_desc = RECORD_DESC(resources_spec, resources_fields);
 
 static const struct record_field dns_fields[] = {
     RECORD_FIELD(BOOL, dns_spec, present),
@@ -64,8 +64,8 @@ static const struct record_field sandbox_spec_fields[] = {
     RECORD_SUB(LIST, sandbox_spec, sysctls, key_value_desc),
     RECORD_SUB(STRUCT, sandbox_spec, namespaces, namespace_desc),
     RECORD_FIELD(BOOL, sandbox_spec, privileged),
-    RECORD_SUB(STRUCT, sandbox_spec, resources, resources_desc),
-    RECORD_SUB(STRUCT, sandbox_spec, overhead, resources_desc),
+    RECORD_SUB(STRUCT, sandbox_spec, resources, resources_spec_desc),
+    RECORD_SUB(STRUCT, sandbox_spec, overhead, resources_spec_desc),
 };
 const struct record_desc sandbox_spec_desc = RECORD_DESC(sandbox_spec, sandbox_spec_fields);
 
@@ -118,7 +118,7 @@ static const struct record_field container_spec_fields[] = {
     RECORD_FIELD(BOOL, container_spec, stdin_once),
     RECORD_FIELD(BOOL, container_spec, tty),
     RECORD_FIELD(I32, container_spec, stop_signal),
-    RECORD_SUB(STRUCT, container_spec, resources, resources_desc),
+    RECORD_SUB(STRUCT, container_spec, resources, resources_spec_desc),
     RECORD_SUB(STRUCT, container_spec, security, security_desc),
 };
 const struct record_desc container_spec_desc = RECORD_DESC(container_spec, container_spec_fields);

@@ -121,6 +121,7 @@ struct container_spec {
 };
 
 extern const struct record_desc key_value_desc;
+extern const struct record_desc resources_spec_desc;
 extern const struct record_desc sandbox_spec_desc;
 extern const struct record_desc container_spec_desc;
 

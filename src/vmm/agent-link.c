@@ -49,7 +49,8 @@ struct agent_link {
     unsigned unasked;    /* tokens left */
     uint64_t unasked_ns; /* when they were last refilled */
     uint64_t received;
-    uint64_t ping_ns; /* there and back, the last one that was answered */
+    ProtobufCBinaryData text; /* borrowed from the answer whose fn runs */
+    uint64_t ping_ns;         /* there and back, the last one that was answered */
 };
 
 static void arm_deadline(struct agent_link *link)
@@ -288,7 +289,9 @@ static const char *on_reply(struct agent_link *link, uint64_t id, const Nexus__R
         if (fn) {
             int r = reply_to_error(reply, &err);
 
+            link->text = reply->text;
             fn(ud, r, err);
+            link->text = (ProtobufCBinaryData){0};
         }
         return NULL;
     }
@@ -326,6 +329,8 @@ static const char *dispatch_message(struct agent_link *link, const Nexus__AgentM
     case NEXUS__AGENT_MESSAGE__BODY_SHUTDOWN:
     case NEXUS__AGENT_MESSAGE__BODY_PING:
     case NEXUS__AGENT_MESSAGE__BODY_UPDATE_VOLUME:
+    case NEXUS__AGENT_MESSAGE__BODY_GET_STATS:
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_RESOURCES:
     case _NEXUS__AGENT_MESSAGE__BODY__CASE_IS_INT_SIZE:
     default:
         return "a message only the host may send";
@@ -478,6 +483,11 @@ void agent_link_close(struct agent_link *link)
 bool agent_link_is_ready(const struct agent_link *link)
 {
     return link->conn && link->ready;
+}
+
+ProtobufCBinaryData agent_link_text(const struct agent_link *link)
+{
+    return link->text;
 }
 
 uint64_t agent_link_received(const struct agent_link *link)

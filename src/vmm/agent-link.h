@@ -48,6 +48,9 @@ void agent_link_close(struct agent_link *link);
 /* True between hello and the end. */
 bool agent_link_is_ready(const struct agent_link *link);
 
+/* The text of the answer, inside its fn only. Hostile. */
+ProtobufCBinaryData agent_link_text(const struct agent_link *link);
+
 #define AGENT_NO_TIMEOUT UINT32_MAX
 
 /* Sends m (id is filled in). 0: fn follows, never from within. -ENOTCONN: no agent; -EAGAIN: too many

@@ -44,6 +44,7 @@ struct supervisor {
     uint64_t next_serial;
     uint64_t n_execs; /* since the beginning */
 
+    struct stats_run *stats_run;    /* NULL: none goes on; its request's end frees it */
     struct loop_source *lost_timer; /* a connection went away: AGENT_LOST unless the end is told */
     bool shutting_down;
     uint64_t shutdown_ns; /* monotonic: force */
@@ -102,6 +103,9 @@ int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__
 void supervisor_end_releases(struct supervisor *sup);
 /* Of connection, or (0) all. */
 void supervisor_drop_partials(struct supervisor *sup, uint64_t connection);
+
+/* supervisor-stats.c */
+int supervisor_get_stats(struct supervisor *sup, struct control_caller who, struct error **err);
 
 /* supervisor-request.c */
 /* The agent was asked something for a caller. */

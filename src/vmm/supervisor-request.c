@@ -651,6 +651,25 @@ static int do_ping(struct supervisor *sup, struct control_caller who, struct err
     return 0;
 }
 
+static int do_update(struct supervisor *sup, struct control_caller who,
+                     Nexus__UpdateResources *update, struct error **err)
+{
+    Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
+    struct container *c;
+    int r = need_container(sup, update->container_id, &c, err);
+
+    if (r == 0)
+        r = supervisor_check_guest(sup, err);
+    if (r < 0)
+        return r;
+    if (c->state == CONTAINER_EXITED || !update->resources)
+        return error_set(err, -EBUSY, "container %s has exited, or no limits were told", c->id);
+    m.body_case = NEXUS__AGENT_MESSAGE__BODY_UPDATE_RESOURCES;
+    m.update_resources = update;
+    return supervisor_ask(sup, &m, sup->times.request_ms, on_plain_reply, pending_new(sup, who),
+                          err);
+}
+
 /* ---- dispatch */
 
 /* A negative result is answered by the caller; otherwise the handler has answered or will. */
@@ -679,6 +698,10 @@ static int dispatch(struct supervisor *sup, struct control_caller who,
         return do_reopen(sup, who, m->reopen_log->container_id, fds, n_fds, err);
     case NEXUS__CONTROL_MESSAGE__BODY_UPDATE_VOLUME:
         return supervisor_update_volume(sup, who, m->update_volume, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_GET_STATS:
+        return supervisor_get_stats(sup, who, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_UPDATE_RESOURCES:
+        return do_update(sup, who, m->update_resources, err);
     case NEXUS__CONTROL_MESSAGE__BODY_PING:
         return do_ping(sup, who, err);
     case NEXUS__CONTROL_MESSAGE__BODY_SHUTDOWN:

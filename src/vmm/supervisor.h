@@ -89,12 +89,13 @@ struct supervisor_times {
     uint32_t request_ms;      /* 30000: answer to an agent request */
     uint32_t create_ms;       /* 60000: answer to create_container */
     uint32_t start_ms;        /* 30000: StreamStarted or ERROR on a stream */
+    uint32_t stats_ms;        /* 5000: numbers of one container */
     uint32_t lost_grace_ms;   /* 1000: from a lost connection to AGENT_LOST, if no end is told */
     uint32_t client_hello_ms; /* 5000: first message on a control connection */
 };
-#define SUPERVISOR_TIMES_DEFAULT                                                 \
-    {                                                                            \
-        .ping_ms = LIMIT_AGENT_PING_MS, .request_ms = 30000, .create_ms = 60000, \
-        .start_ms = 30000, .lost_grace_ms = 1000, .client_hello_ms = 5000        \
+#define SUPERVISOR_TIMES_DEFAULT                                                            \
+    {                                                                                       \
+        .ping_ms = LIMIT_AGENT_PING_MS, .request_ms = 30000, .create_ms = 60000,            \
+        .start_ms = 30000, .stats_ms = 5000, .lost_grace_ms = 1000, .client_hello_ms = 5000 \
     }
 void supervisor_set_times(struct supervisor *sup, const struct supervisor_times *times);

@@ -73,6 +73,10 @@ struct container *fake_agent_container(struct fake_agent *a, const char *id);
 void fake_agent_send_oom(struct fake_agent *a, const char *id);
 char **fake_agent_copy_args(const Nexus__ProcessSpec *spec);
 
+/* fake-agent-stats.c: what the answer to GetStats says. */
+#define FAKE_STATS_MAX 8192
+size_t fake_agent_stats(struct fake_agent *a, char *out, size_t size);
+
 /* fake-agent-stream.c */
 bool fake_agent_accept_stream(struct transport_conn *c, void *ud);
 void fake_proc_start(struct proc *p, int r);

@@ -36,7 +36,8 @@ static void send_agent_message(struct fake_agent *a, const Nexus__AgentMessage *
     write_control(a);
 }
 
-static void send_reply(struct fake_agent *a, uint64_t id, int r, const char *text)
+static void send_reply_with(struct fake_agent *a, uint64_t id, int r, const char *text,
+                            const char *stats, size_t n)
 {
     Nexus__AgentMessage m = NEXUS__AGENT_MESSAGE__INIT;
     Nexus__Reply reply = NEXUS__REPLY__INIT;
@@ -45,10 +46,17 @@ static void send_reply(struct fake_agent *a, uint64_t id, int r, const char *tex
     if (r < 0)
         r = error_set(&err, r, "in guest: %s", text);
     reply_from_error(&reply, r, err);
+    reply.text.data = (uint8_t *)(uintptr_t)stats;
+    reply.text.len = n;
     m.id = id;
     m.body_case = NEXUS__AGENT_MESSAGE__BODY_REPLY;
     m.reply = &reply;
     send_agent_message(a, &m);
+}
+
+static void send_reply(struct fake_agent *a, uint64_t id, int r, const char *text)
+{
+    send_reply_with(a, id, r, text, NULL, 0);
 }
 
 void fake_agent_send_oom(struct fake_agent *a, const char *id)
@@ -330,6 +338,12 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
     case NEXUS__AGENT_MESSAGE__BODY_PING:
         point = "ping";
         break;
+    case NEXUS__AGENT_MESSAGE__BODY_GET_STATS:
+        point = "stats";
+        break;
+    case NEXUS__AGENT_MESSAGE__BODY_UPDATE_RESOURCES:
+        point = "limits";
+        break;
     case NEXUS__AGENT_MESSAGE__BODY__NOT_SET:
     case NEXUS__AGENT_MESSAGE__BODY_HELLO:
     case NEXUS__AGENT_MESSAGE__BODY_REPLY:
@@ -351,6 +365,14 @@ static void on_request(struct fake_agent *a, const Nexus__AgentMessage *m)
     }
     if (fake_script_due(&a->script, "fail", point)) {
         fake_agent_respond(a, point, m->id, NULL, 0, "");
+        return;
+    }
+    if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_GET_STATS &&
+        !fake_script_due(&a->script, "delay", point)) {
+        char text_[FAKE_STATS_MAX];
+        size_t n = fake_agent_stats(a, text_, sizeof(text_));
+
+        send_reply_with(a, m->id, 0, "", text_, n);
         return;
     }
     if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_CREATE_CONTAINER)

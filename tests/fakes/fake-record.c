@@ -71,6 +71,14 @@ void fake_record_request(const Nexus__AgentMessage *m)
         line("{\"what\": \"update\", \"volume\": \"%s\", \"gpa\": %llu, \"part\": \"%s\"}",
              m->update_volume->volume, (unsigned long long)m->update_volume->gpa,
              m->update_volume->part);
+    else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_UPDATE_RESOURCES)
+        line("{\"what\": \"limits\", \"gpa\": 0, \"container\": \"%s\", \"memory\": %lld, "
+             "\"quota\": %lld, \"period\": %lld, \"shares\": %llu}",
+             m->update_resources->container_id,
+             (long long)m->update_resources->resources->memory_limit_bytes,
+             (long long)m->update_resources->resources->cpu_quota_us,
+             (long long)m->update_resources->resources->cpu_period_us,
+             (unsigned long long)m->update_resources->resources->cpu_shares);
     else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_RELEASE_REGION)
         line("{\"what\": \"release\", \"gpa\": %llu}", (unsigned long long)m->release_region->gpa);
     else if (m->body_case == NEXUS__AGENT_MESSAGE__BODY_CREATE_CONTAINER)

@@ -12,9 +12,9 @@
  *                no-exit, hang-up (streams)
  *   flood@P=N    N log events at once
  * Points: hello configure create start started exec exec-started forward forward-started exit signal remove release
- *   update shutdown ping; region: nexus-vmm is given files, once per message; it knows fail alone
+ *   update shutdown ping stats limits; region: nexus-vmm is given files, once per message; it knows fail alone
  * Settings: no-hello, hello-version=N, unknown-runs (unknown commands run for ever instead of 127),
- *   many-groups=N (what a container is said to run as, else 1000:100 and two groups),
+ *   stats=KIND (numbers that are wrong: overflow, garbage, backwards, noise), many-groups=N (what a container is said to run as, else 1000:100 and two groups),
  *   times=PERCENT (of the supervisor's time-outs; read by fake-vmm) */
 #pragma once
 
