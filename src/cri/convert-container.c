@@ -147,6 +147,14 @@ static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct
         r = check_range("mount propagation", (int64_t)m->propagation, 0, 2, err);
     if (r < 0)
         return r;
+    if (m->propagation == RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_BIDIRECTIONAL)
+        return error_set(err, -EOPNOTSUPP,
+                         "bidirectional mount propagation is not possible: what is mounted in a "
+                         "VM is not the host's");
+    if (m->image_sub_path[0] && !m->image)
+        return error_set(err, -EINVAL, "image_sub_path of %s without an image", m->container_path);
+    if (m->n_mount_options)
+        return error_set(err, -EOPNOTSUPP, "mount options are not supported");
     if (is_reserved_target(m->container_path))
         return error_set(err, -EINVAL, "nothing can be mounted at %s", m->container_path);
     if (m->recursive_read_only &&

@@ -118,6 +118,9 @@ int namespaces_from_cri(const Runtime__V1__NamespaceOption *m, struct namespace_
         return error_set(err, -EOPNOTSUPP,
                          "joining the PID namespace of one container is not "
                          "supported; share the pod's instead");
+    if ((int)m->network != NAMESPACE_POD || (int)m->ipc != NAMESPACE_POD)
+        return error_set(err, -EOPNOTSUPP,
+                         "network and IPC namespaces are the pod's: other modes are not supported");
     if (m->userns_options && (int)m->userns_options->mode != NAMESPACE_NODE)
         return error_set(err, -EOPNOTSUPP,
                          "user namespaces (hostUsers: false) are not supported; the pod has a "
@@ -155,9 +158,10 @@ static int check_resources(const Runtime__V1__LinuxContainerResources *m, struct
         if (m->hugepage_limits[i]->limit > 0)
             r = error_set(err, -EOPNOTSUPP, "huge pages are not supported");
     for (size_t i = 0; r >= 0 && i < m->n_unified; i++)
-        if (!str_equal(m->unified[i]->key, "memory.oom.group"))
-            r = error_set(err, -EOPNOTSUPP, "cgroup setting %.64s is not supported",
-                          m->unified[i]->key);
+        if (!str_equal(m->unified[i]->key, "memory.oom.group") ||
+            !str_equal(m->unified[i]->value, "1"))
+            r = error_set(err, -EOPNOTSUPP, "cgroup setting %.64s=%.64s is not supported",
+                          m->unified[i]->key, m->unified[i]->value);
     return r;
 }
 

@@ -226,6 +226,7 @@ class Requests(unittest.TestCase):
             ("labels", with_(labels={"k": "v" * (600 << 10)}), "labels")]
         refused = [
             ("host network", options(network=pb.NODE), "hostNetwork"), ("host ipc", options(ipc=pb.NODE), "hostIPC"),
+            ("network of a container", options(network=pb.CONTAINER), "the pod's"),
             ("target", options(pid=pb.TARGET, target_id="x"), "PID namespace"),
             ("user namespace", options(userns_options=pb.UserNamespace(mode=pb.POD)), "user namespaces"),
             ("selinux", with_(linux=pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(
@@ -393,6 +394,7 @@ class Requests(unittest.TestCase):
             (mount(container_path="/a", host_path="/no/such/file"), "No such file"),
             (mount(container_path="/a", host_path=str(hosts), propagation=7), "propagation"),
             (mount(container_path="/a", host_path=str(hosts), recursive_read_only=True), "recursive_read_only"),
+            (mount(container_path="/a", host_path=str(hosts), image_sub_path="x"), "without an image"),
             ({"mounts": [pb.Mount(container_path="/a", host_path=str(hosts))] * 2}, "two mounts"),
             (mount(container_path="/a", image=image, readonly=False), "read-only"),
             (mount(container_path="/a", image=image, readonly=True, host_path="/etc"), "a host path and an image"),
@@ -403,6 +405,11 @@ class Requests(unittest.TestCase):
         refused = [
             (mount(container_path="/a", host_path="/etc"), "directory of the host"),
             (mount(container_path="/a", host_path=str(big)), "larger"), (mount(container_path="/a", host_path="/dev/null"), "regular"),
+            (mount(container_path="/a", host_path=str(hosts), propagation=pb.PROPAGATION_BIDIRECTIONAL), "bidirectional"),
+            (mount(container_path="/a", host_path=str(hosts), mount_options=["noexec"]), "mount options"),
+            (security(namespace_options=pb.NamespaceOption(ipc=pb.CONTAINER)), "the pod's"),
+            ({"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(unified={"memory.oom.group": "0"}))},
+             "memory.oom.group=0"),
             ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}, "devices"),
             ({"CDI_devices": [pb.CDIDevice(name="v/c=d")]}, "CDI"),
             (security(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="p")), "AppArmor"),
