@@ -88,7 +88,7 @@ class Stats(unittest.TestCase):
         m = self.stats(ctr).memory
         current = self.in_guest(ctr, "memory.current")
         self.assertAlmostEqual(m.rss_bytes.value / anon, 1, delta=0.1)
-        self.assertAlmostEqual(m.usage_bytes.value / current, 1, delta=0.1)
+        self.assertAlmostEqual(m.usage_bytes.value / current, 1, delta=0.3)  # the exec that reads is in it, too
         self.assertTrue(m.rss_bytes.value <= m.working_set_bytes.value <= m.usage_bytes.value, m)
         self.assertGreaterEqual(self.in_guest(ctr, "memory.stat", "pgfault"), m.page_faults.value)
         self.assertGreater(m.page_faults.value, 19000000 // 4096)
@@ -115,26 +115,31 @@ class Stats(unittest.TestCase):
             return self.cri.PodSandboxStats(pod_sandbox_id=self.pod[0]).stats.linux.network.default_interface
         ip = self.cri.PodSandboxStatus(pod_sandbox_id=self.pod[0]).status.network.ip
         ctr = self.run_()
+        ping = f"ping -c 3 -s 1200 {ip.rsplit('.', 1)[0]}.1 >/dev/null"
+        self.sh(ctr, ping)  # both sides know each other's address now, and nothing has to wait for it
         first = usage()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             for _ in range(100):
                 s.sendto(b"x" * 1000, (ip, 9))
-        self.sh(ctr, f"ping -c 3 -s 1200 {ip.rsplit('.', 1)[0]}.1 >/dev/null")
+        self.sh(ctr, ping)
         second = usage()
-        self.assertGreater(second.rx_bytes.value - first.rx_bytes.value, 103000)
+        self.assertGreater(second.rx_bytes.value - first.rx_bytes.value, 90000)  # UDP may lose some
         self.assertLess(second.rx_bytes.value - first.rx_bytes.value, 150000)
         self.assertGreater(second.tx_bytes.value - first.tx_bytes.value, 3600)
         self.assertEqual((second.rx_errors.value, second.tx_errors.value), (0, 0))
 
     def test_metrics(self):
         ctr = self.run_("sh", "-c", "exec 5</etc/passwd 6</etc/passwd; while :; do sleep 1000; done")
-        (pod,) = self.cri.ListPodSandboxMetrics().pod_metrics
-        (mine,) = (c for c in pod.container_metrics if c.container_id == ctr)
-        values = {m.name: m.value.value for m in list(mine.metrics) + list(pod.metrics)}
+        end = time.monotonic() + 60
+        values = {}
+        while values.get("container_processes") != 2:  # the shell and what it runs
+            self.assertLess(time.monotonic(), end, values)
+            (pod,) = self.cri.ListPodSandboxMetrics().pod_metrics
+            (mine,) = (c for c in pod.container_metrics if c.container_id == ctr)
+            values = {m.name: m.value.value for m in list(mine.metrics) + list(pod.metrics)}
         known = {d.name for d in self.cri.ListMetricDescriptors().descriptors}
         io = {n for n in known if n.startswith(("container_blkio", "container_fs_reads", "container_fs_writes"))}
         self.assertLessEqual(known - io - {"container_spec_cpu_quota", "container_memory_swap"}, set(values))
-        self.assertEqual(values["container_processes"], 2)
         self.assertGreaterEqual(values["container_file_descriptors"], 2 * 5)  # three, and two more
         self.assertEqual(values["container_sockets"], 0)
         self.assertGreater(values["container_fs_limit_bytes"], 500 * MIB)
