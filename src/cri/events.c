@@ -38,16 +38,11 @@ static int add_statuses(struct arena *a, struct sandbox *s, const struct contain
                         Runtime__V1__ContainerEventResponse *m)
 {
     struct item_list l;
-    int r = item_list_init(&l, a, LIMIT_CONTAINERS_PER_POD);
+    int r = container_status_list(a, s, gone, &l);
 
-    for (struct container *c = NULL; r == 0 && (c = sandbox_next_container(s, c));)
-        if (c != gone)
-            r = item_list_add(&l, container_status_to_cri(a, c));
-    if (r < 0)
-        return r;
     m->containers_statuses = (Runtime__V1__ContainerStatus **)l.items;
     m->n_containers_statuses = l.n;
-    return 0;
+    return r;
 }
 
 /* NULL: it is too large to be told. */

@@ -32,6 +32,26 @@ static bool container_matches(const struct container *c, const Runtime__V1__Cont
     return labels_match(&c->spec.labels, (void *const *)f->label_selector, f->n_label_selector);
 }
 
+int item_list_for_containers(struct item_list *l, struct arena *a, struct sandbox *s)
+{
+    size_t n = 0;
+
+    for (struct container *c = NULL; (c = sandbox_next_container(s, c));)
+        n++;
+    return item_list_init(l, a, n);
+}
+
+int container_status_list(struct arena *a, struct sandbox *s, const struct container *but,
+                          struct item_list *ret)
+{
+    int r = item_list_for_containers(ret, a, s);
+
+    for (struct container *c = NULL; r == 0 && (c = sandbox_next_container(s, c));)
+        if (c != but)
+            r = item_list_add(ret, container_status_to_cri(a, c));
+    return r;
+}
+
 /* False: the call was answered. */
 static bool begin(struct cri *cri, struct grpc_call *call, struct item_list *l, size_t size)
 {

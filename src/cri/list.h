@@ -13,6 +13,11 @@ struct item_list {
 int item_list_init(struct item_list *l, struct arena *a, size_t size);
 /* NULL is refused with -ENOMEM. */
 int item_list_add(struct item_list *l, void *item);
+/* Room for one item per container of the pod. */
+int item_list_for_containers(struct item_list *l, struct arena *a, struct sandbox *s);
+/* The statuses of a pod's containers, but not of one. */
+int container_status_list(struct arena *a, struct sandbox *s, const struct container *but,
+                          struct item_list *ret);
 
 /* Every list answer has this layout: one repeated field. */
 struct list_message {

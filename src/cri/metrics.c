@@ -358,7 +358,7 @@ static Runtime__V1__PodSandboxMetrics *pod_metrics_of(struct arena *a, struct sa
     int r = m ? item_list_init(&own, a, ARRAY_SIZE(network_metrics)) : -ENOMEM;
 
     if (r == 0)
-        r = item_list_init(&containers, a, LIMIT_CONTAINERS_PER_POD);
+        r = item_list_for_containers(&containers, a, s);
     if (r == 0)
         r = add_network(a, s, &own);
     for (struct container *c = NULL; r == 0 && (c = sandbox_next_container(s, c));)

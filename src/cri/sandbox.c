@@ -3,10 +3,11 @@
 #include <jansson.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "cri/convert.h"
-#include "cri/cri-internal.h"
+#include "cri/list.h"
 #include "pod/volume-info.h"
 
 static void reply_run(struct rpc *rpc, const char *id)
@@ -112,6 +113,7 @@ static void reply_status(struct cri *cri, struct grpc_call *call, const char *id
     Runtime__V1__PodSandboxStatusResponse__InfoEntry info =
         RUNTIME__V1__POD_SANDBOX_STATUS_RESPONSE__INFO_ENTRY__INIT;
     Runtime__V1__PodSandboxStatusResponse__InfoEntry *info_list[1] = {&info};
+    struct item_list statuses;
     struct sandbox *s = NULL;
     int r = node_find_sandbox(cri->node, id, &s, &err);
 
@@ -122,13 +124,18 @@ static void reply_status(struct cri *cri, struct grpc_call *call, const char *id
         return;
     }
     out.status = sandbox_status_to_cri(a, s);
+    /* kubelet asks no further after an event, if there is a time */
+    r = container_status_list(a, s, NULL, &statuses);
+    out.containers_statuses = (Runtime__V1__ContainerStatus **)statuses.items;
+    out.n_containers_statuses = statuses.n;
+    out.timestamp = (int64_t)clock_real_ns();
     if (verbose) {
         info.key = text_of("info");
         info.value = verbose_info(a, s);
         out.info = info_list;
         out.n_info = 1;
     }
-    if (out.status && (!verbose || info.value))
+    if (out.status && r == 0 && (!verbose || info.value))
         grpc_call_reply(call, &out.base);
     else
         rpc_no_memory(call);

@@ -377,7 +377,7 @@ static int pod_containers(struct cri *cri, struct arena *a, struct sandbox *s,
                           Runtime__V1__LinuxPodSandboxStats *m)
 {
     struct item_list l;
-    int r = item_list_init(&l, a, LIMIT_CONTAINERS_PER_POD);
+    int r = item_list_for_containers(&l, a, s);
 
     for (struct container *c = NULL; r == 0 && (c = sandbox_next_container(s, c));)
         if (is_running(c) && container_numbers(c))

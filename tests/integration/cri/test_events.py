@@ -115,6 +115,14 @@ class EventsAndStreams(unittest.TestCase):
                                             STOPPED: pb.CONTAINER_EXITED}[e.container_event_type])
         self.assertEqual(seen, {CREATED, STARTED, STOPPED})
 
+    def test_status_of_a_pod_has_its_containers_and_a_time(self):
+        pod = self.pod()
+        made = [self.cri.run(pod, f"c{n}", nodes.IMAGE, FOREVER) for n in range(2)]
+        self.cri.StopContainer(container_id=made[0])
+        s = self.cri.PodSandboxStatus(pod_sandbox_id=pod[0])
+        self.assertEqual(list(s.containers_statuses), [self.cri.ContainerStatus(container_id=c).status for c in made])
+        self.assertGreater(self.cri.PodSandboxStatus(pod_sandbox_id=pod[0]).timestamp, s.timestamp)
+
     def test_start_that_fails_and_vm_that_dies(self):
         ear = self.listener()
         pod = self.pod()
