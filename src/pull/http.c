@@ -189,7 +189,8 @@ static CURLcode set_policy(struct http *h, const struct http_request *req)
     SET(CURLOPT_LOW_SPEED_LIMIT, (long)LOW_SPEED_BYTES);
     SET(CURLOPT_LOW_SPEED_TIME, (long)h->set.low_speed_s);
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)h->set.connect_timeout_ms);
-    SET(CURLOPT_BUFFERSIZE, 256L << 10);
+    /* only for speed; refused while the buffer of a request before is kept, as after a host without address */
+    (void)curl_easy_setopt(h->easy, CURLOPT_BUFFERSIZE, 256L << 10);
     SET(CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     SET(CURLOPT_SSL_VERIFYHOST, 2L);

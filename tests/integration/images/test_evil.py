@@ -85,6 +85,12 @@ class Evil(unittest.TestCase):
         other = url.replace("127.0.0.1", "localhost")  # not in the certificate
         self.bad("good", "denied", "certificate", endpoints=[{"url": other, "ca_pem": self.ca_pem}])
 
+    def test_a_host_without_an_address(self):
+        """Asked again, and then the next one; as with any host that is not there."""
+        nowhere = {"url": "https://registry.invalid"}
+        self.bad("good", "unavailable", "resolve host", endpoints=[nowhere])
+        self.good("good", endpoints=[nowhere, {"url": f"http://{self.address}"}])
+
     def test_what_talks_to_registries_has_given_everything_up(self):
         store = imagelib.Store()
         self.addCleanup(store.close)
