@@ -42,7 +42,8 @@ struct agent {
     struct list waiters;       /* struct uevent_waiter */
     unsigned n_containers, n_creating, n_streams;
     unsigned n_idle_streams; /* of n_streams: opened by nobody yet */
-    bool filtered;           /* the system call filter of containers is on */
+    bool filtered;           /* vsock is out of the containers' reach */
+    int vsock_guard;         /* by this link; -EBADF: by a filter of system calls */
     unsigned n_entering;     /* children that are making their mounts */
     unsigned last_number;    /* of layers and generations */
 

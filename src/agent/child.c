@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "agent/filter.h"
 #include "agent/mountapi.h"
 #include "agent/process.h"
 #include "base/file.h"
@@ -188,6 +189,9 @@ static int set_identity(const struct process_plan *plan, const struct user_ident
     if (syscall(SYS_setresuid, id->uid, id->uid, id->uid) < 0)
         return error_set(err, -errno, "user %u", id->uid);
     (void)prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
+    /* CAP_SYS_ADMIN for the filter that comes; outside the bounding set execve takes it away */
+    if (plan->n_seccomp && !plan->no_new_privs)
+        caps |= UINT64_C(1) << CAP_SYS_ADMIN;
     return set_capability_sets(caps, plan->ambient & known, err);
 }
 
@@ -290,10 +294,12 @@ void child_become(struct process_plan *plan, const struct child_io *io, struct u
         r = set_identity(plan, &id, &err);
     if (r == 0 && plan->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         r = error_set(&err, -errno, "no_new_privs");
-    if (r < 0)
-        child_fail(status_fd, EXIT_OTHER, r, err);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user has cleared it */
     if (told)
         *told = id;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user has cleared it */
+    if (r == 0 && plan->n_seccomp)
+        r = filter_install(plan->seccomp, plan->n_seccomp, &err);
+    if (r < 0)
+        child_fail(status_fd, EXIT_OTHER, r, err);
     run(plan, status_fd);
 }

@@ -6,6 +6,7 @@
 #include "agent/container-files.h"
 #include "agent/control.h"
 #include "agent/region-wait.h"
+#include "agent/rootfs.h"
 #include "base/limit.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -173,7 +174,9 @@ static int check(struct agent *a, const Nexus__ContainerSpec *spec, struct error
     r = volumes_check(spec, err);
     if (r < 0)
         return r;
-    r = plan_for_container(spec, &plan, err);
+    r = rootfs_check_devices(spec->devices, spec->n_devices, err);
+    if (r == 0)
+        r = plan_for_container(spec, &plan, err);
     if (r == 0)
         plan_done(&plan);
     return r;

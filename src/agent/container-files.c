@@ -135,6 +135,8 @@ int container_files_plan(const struct container *k, struct rootfs_plan *ret, str
         .shm = agent_path(k->agent, "sandbox/shm"),
         .devpts = -EBADF,
         .console = -1,
+        .devices = s->devices,
+        .n_devices = s->n_devices,
         .masked = s->masked_paths,
         .n_masked = s->n_masked_paths,
         .readonly_paths = s->readonly_paths,

@@ -245,6 +245,22 @@ static struct child_io child_io_of(const struct container_io *io)
         .in = io->in, .out = io->out, .err = io->err, .terminal = io->terminal};
 }
 
+/* The PID namespace of another container, if it has one of its own. */
+static int join_pids(const struct container *k, struct spawn *s, struct error **err)
+{
+    const struct container *target;
+
+    if (!*k->spec->pids_of)
+        return 0;
+    target = container_find(k->agent, k->spec->pids_of);
+    if (!target || !target->process)
+        return error_set_class(err, ERROR_PRECONDITION, -ESRCH, "container %.64s is not running",
+                               k->spec->pids_of);
+    s->namespaces &= ~(uint64_t)CLONE_NEWPID;
+    s->pidns_of = target->spec->share_pod_pids ? -EBADF : target->process->pidfd;
+    return 0;
+}
+
 int container_spawn_first(struct container *k, const struct container_io *io,
                           void (*on_exit)(struct process *, int, void *), void *userdata,
                           struct process **ret, int *ret_status_fd, struct error **err)
@@ -262,6 +278,9 @@ int container_spawn_first(struct container *k, const struct container_io *io,
     if (!s)
         return error_set(err, -ENOMEM, "container %s", k->spec->id);
     k->state = CONTAINER_EXITED; /* it is started once, with or without success */
+    r = join_pids(k, &spawn, err);
+    if (r < 0)
+        return r;
     s->entering = -EBADF;
     r = plan_for_container(k->spec, &s->plan, err);
     if (r == 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/filter.h"
 
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
@@ -13,6 +14,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+
+#include "agent/btf.h"
 
 /* ---- system calls */
 
@@ -54,14 +57,67 @@ int filter_install_syscalls(struct error **err)
         /* 19 */ RET_ALLOW,
         /* 20 */ RET_ERRNO(ENOSYS),
     };
-    struct sock_fprog prog = {.len = (unsigned short)ARRAY_SIZE(code), .filter = code};
 
 #ifndef __x86_64__
 #error "the numbers above are those of x86-64"
 #endif
+    return filter_install(code, ARRAY_SIZE(code), err);
+}
+
+int filter_install(const void *code, size_t n, struct error **err)
+{
+    struct sock_fprog prog = {.len = (unsigned short)n,
+                              .filter = (struct sock_filter *)(uintptr_t)code};
+
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0) < 0)
         return error_set(err, -errno, "system call filter");
     return 0;
+}
+
+/* ---- vsock, for everybody */
+
+enum { R0, R1, R2, R3, R4, R5 };
+
+#define INSN(op, d, s, o, i) \
+    ((struct bpf_insn){.code = (op), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)})
+
+/* Of the kernel's interface, newer than some of its headers. */
+#define PROG_TYPE_LSM 29
+#define ATTACH_LSM_MAC 27
+
+int filter_guard_vsock(int *ret_fd, struct error **err)
+{
+    /* the kernel takes programs of this kind under the GPL only; these lines are, too */
+    static const char license[] = "GPL";
+    const struct bpf_insn code[] = {
+        INSN(BPF_LDX | BPF_MEM | BPF_DW, R2, R1, 0, 0), /* the family */
+        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, 0),
+        INSN(BPF_JMP | BPF_JNE | BPF_K, R2, 0, 1, AF_VSOCK),
+        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, -EAFNOSUPPORT),
+        INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+    };
+    _cleanup_(closep) int btf = open("/sys/kernel/btf/vmlinux", O_RDONLY | O_CLOEXEC);
+    _cleanup_(closep) int prog = -EBADF;
+    union bpf_attr load, attach;
+    uint32_t hook = 0;
+    int r = btf < 0 ? -errno : btf_find_function(btf, "bpf_lsm_socket_create", &hook);
+
+    if (r < 0)
+        return error_set(err, r, "type information of the kernel");
+    memset(&load, 0, sizeof(load));
+    load.prog_type = PROG_TYPE_LSM;
+    load.expected_attach_type = ATTACH_LSM_MAC;
+    load.attach_btf_id = hook;
+    load.insn_cnt = ARRAY_SIZE(code);
+    load.insns = (uint64_t)(uintptr_t)code;
+    load.license = (uint64_t)(uintptr_t)license;
+    prog = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+    if (prog < 0)
+        return error_set(err, -errno, "vsock guard: load");
+    memset(&attach, 0, sizeof(attach));
+    attach.raw_tracepoint.prog_fd = (uint32_t)prog;
+    *ret_fd = (int)syscall(SYS_bpf, BPF_RAW_TRACEPOINT_OPEN, &attach, sizeof(attach));
+    return *ret_fd < 0 ? error_set(err, -errno, "vsock guard: attach") : 0;
 }
 
 /* ---- devices */
@@ -81,10 +137,6 @@ static const struct {
     {BPF_DEVCG_DEV_CHAR, 136, ANY}, /* pts */
 };
 
-enum { R0, R1, R2, R3, R4, R5 };
-
-#define INSN(op, d, s, o, i) \
-    ((struct bpf_insn){.code = (op), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)})
 #define CTX(reg, field) \
     INSN(BPF_LDX | BPF_MEM | BPF_W, reg, R1, offsetof(struct bpf_cgroup_dev_ctx, field), 0)
 

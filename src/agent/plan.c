@@ -6,7 +6,9 @@
 
 #include "base/str.h"
 
-#define ENV_SPARE 8 /* room for plan_env_default() */
+#define SECCOMP_INSN_BYTES 8
+#define SECCOMP_BYTES_MAX (4096 * SECCOMP_INSN_BYTES) /* the kernel's limit */
+#define ENV_SPARE 8                                   /* room for plan_env_default() */
 
 static const struct {
     const char *name;
@@ -144,6 +146,7 @@ static void set_user(struct process_plan *p, const Nexus__User *u)
         .gid = u->gid,
         .groups = u->supplemental_groups,
         .n_groups = u->n_supplemental_groups,
+        .strict = u->strict_groups,
     };
 }
 
@@ -193,6 +196,16 @@ static void set_capabilities(struct process_plan *p, const Nexus__ContainerSpec 
     }
 }
 
+/* The kernel checks what is in it. */
+static int set_seccomp(struct process_plan *p, const Nexus__ContainerSpec *spec, struct error **err)
+{
+    if (spec->seccomp.len % SECCOMP_INSN_BYTES || spec->seccomp.len > SECCOMP_BYTES_MAX)
+        return error_set(err, -EINVAL, "a seccomp filter of %zu bytes", spec->seccomp.len);
+    p->seccomp = spec->seccomp.data;
+    p->n_seccomp = spec->seccomp.len / SECCOMP_INSN_BYTES;
+    return 0;
+}
+
 static int check_oom_score(int v, struct error **err)
 {
     if (v < -1000 || v > 1000)
@@ -218,6 +231,8 @@ int plan_for_container(const Nexus__ContainerSpec *spec, struct process_plan *re
         r = set_cwd(&p, s->cwd, err);
     if (r == 0)
         r = set_rlimits(&p, s, err);
+    if (r == 0)
+        r = set_seccomp(&p, spec, err);
     if (r < 0) {
         plan_done(&p);
         return r;
@@ -249,6 +264,8 @@ int plan_for_exec(const Nexus__ContainerSpec *spec, const Nexus__ProcessSpec *ex
         r = set_cwd(&p, *exec->cwd ? exec->cwd : base->cwd, err);
     if (r == 0)
         r = set_rlimits(&p, exec->n_rlimits ? exec : base, err);
+    if (r == 0)
+        r = set_seccomp(&p, spec, err);
     if (r < 0) {
         plan_done(&p);
         return r;

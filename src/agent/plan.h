@@ -39,6 +39,8 @@ struct process_plan {
     struct plan_rlimit rlimits[PLAN_RLIMITS_MAX];
     size_t n_rlimits;
     int oom_score_adj;
+    const void *seccomp; /* borrowed; struct sock_filter[] */
+    size_t n_seccomp;    /* of them; 0: no filter */
 };
 
 /* The first process of a container. 0; -EINVAL; -E2BIG. */

@@ -58,13 +58,22 @@ static void reset_signals(void)
 
 static void reap_turn(struct agent *a);
 
-/* Children inherit it: to make one takes the kernel longer than to start a program. The agent has its own
- * vsock sockets by now; the host takes no second control connection. */
+/* Before the first child. The agent has its own vsock sockets by now; the host takes no second control
+ * connection. In a kernel that is not its own the agent keeps to its children. */
 static int filter(struct agent *a, struct error **err)
 {
-    int r = a->filtered ? 0 : filter_install_syscalls(err);
+    _cleanup_(error_freep) struct error *why = NULL;
+    int r;
 
-    a->filtered = a->filtered || r == 0;
+    if (a->filtered)
+        return 0;
+    r = a->set.guest ? filter_guard_vsock(&a->vsock_guard, &why) : -EOPNOTSUPP;
+    if (r < 0) {
+        if (why)
+            log_notice("%s; a filter of system calls in its place", why->message);
+        r = filter_install_syscalls(err);
+    }
+    a->filtered = r == 0;
     return r;
 }
 

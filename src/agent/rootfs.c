@@ -145,6 +145,32 @@ static int make_node(int dev, const char *name, mode_t type, dev_t rdev, struct 
     return 0;
 }
 
+int rootfs_check_devices(Nexus__DeviceNode *const *devices, size_t n, struct error **err)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t k = 0;
+
+        while (k < ARRAY_SIZE(device_nodes) && strcmp(device_nodes[k].name, devices[i]->name) != 0)
+            k++;
+        if (k == ARRAY_SIZE(device_nodes) || devices[i]->path[0] != '/')
+            return error_set(err, -EINVAL, "device \"%.32s\"", devices[i]->name);
+    }
+    return 0;
+}
+
+/* The nodes are in /dev already: elsewhere they are seen once more. */
+static int place_devices(const struct rootfs_plan *plan, struct sources *src, struct error **err)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < plan->n_devices; i++) {
+        char path[32];
+        (void)snprintf(path, sizeof(path), "/dev/%s", plan->devices[i]->name);
+        r = place(src, mnt_clone(AT_FDCWD, path, false), plan->devices[i]->path, false, true, err);
+    }
+    return r;
+}
+
 /* All nodes of the guest's /dev itself; what is in folders there is no device of a pod. */
 static int copy_host_nodes(int host_dev, int dev, struct error **err)
 {
@@ -316,6 +342,8 @@ int rootfs_enter(const struct rootfs_plan *plan, struct error **err)
         r = mount_kernel_fs(plan, &src, err);
     if (r == 0)
         r = mount_dev(plan, &src, err);
+    if (r == 0)
+        r = place_devices(plan, &src, err);
     if (r == 0)
         r = place_volumes(plan, &src, err);
     if (r == 0)

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/error.h"
+#include "gen/msg/nexus.pb-c.h"
 
 #define ROOTFS_FILES_MAX 256
 
@@ -36,12 +37,16 @@ struct rootfs_plan {
     size_t n_files;
     struct rootfs_volume volumes[ROOTFS_VOLUMES_MAX]; /* in the order of mounting; read-only */
     size_t n_volumes;
+    Nexus__DeviceNode **devices; /* borrowed; checked */
+    size_t n_devices;
     char **masked; /* borrowed */
     size_t n_masked;
     char **readonly_paths; /* borrowed */
     size_t n_readonly_paths;
 };
 
+/* Whether the devices asked for are among those that a container gets anyway. 0; -EINVAL. */
+int rootfs_check_devices(Nexus__DeviceNode *const *devices, size_t n, struct error **err);
 /* 0; or errno with the path that made trouble: the child then ends. On success / is the container's
  * root and nothing of the agent's is mounted any more. */
 int rootfs_enter(const struct rootfs_plan *plan, struct error **err);

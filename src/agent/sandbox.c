@@ -32,6 +32,8 @@ static int set_sysctls(const Nexus__SandboxConfig *c, struct error **err)
         char path[PATH_MAX];
         int r = sandbox_sysctl_path(s->name, path, sizeof(path));
 
+        if (r == 0 && !sandbox_sysctl_is_namespaced(path))
+            return error_set(err, -EINVAL, "sysctl %.128s is not namespaced", s->name);
         if (r == 0)
             r = attr_write(path, s->value);
         if (r < 0)

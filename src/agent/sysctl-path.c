@@ -21,3 +21,15 @@ int sandbox_sysctl_path(const char *name, char *out, size_t size)
         return -EINVAL;
     return 0;
 }
+
+bool sandbox_sysctl_is_namespaced(const char *path)
+{
+    static const char *const prefixes[] = {"net/",       "fs/mqueue/", "kernel/shm",
+                                           "kernel/msg", "kernel/sem", "kernel/domainname"};
+
+    path += strlen("/proc/sys/");
+    for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+        if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    return false;
+}

@@ -224,7 +224,7 @@ int user_resolve(const struct user_request *req, struct text passwd, struct text
         r = error_set(err, -EINVAL, "group id %u is out of range", ret->gid);
     for (size_t i = 0; r >= 0 && i < req->n_groups; i++)
         r = group_add(ret, req->groups[i], err);
-    if (r >= 0 && entry.name.p)
+    if (r >= 0 && entry.name.p && !req->strict)
         r = add_memberships(group, entry.name, ret, err);
     if (r < 0)
         return r;

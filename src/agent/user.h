@@ -30,6 +30,7 @@ struct user_request {
     uint32_t gid;
     const uint32_t *groups; /* borrowed; n_groups of them, in addition to what the files say */
     size_t n_groups;
+    bool strict; /* and not what the files say */
 };
 
 struct user_identity {

@@ -12,6 +12,7 @@
 #define ARGS_BYTES_MAX (512U << 10)
 #define ENVS_MAX 10000
 #define MOUNTS_MAX 1000
+#define DEVICES_MAX 64
 #define GROUPS_MAX 65536
 #define UID_LAST INT32_MAX
 
@@ -175,6 +176,39 @@ static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct
     return 0;
 }
 
+static int device(const Runtime__V1__Device *m, struct container_spec *ret, struct error **err)
+{
+    struct device_spec *out;
+    int r = check_absolute_path("device's host_path", m->host_path, err);
+
+    if (r >= 0)
+        r = check_absolute_path("device's container_path", m->container_path, err);
+    if (r < 0)
+        return r;
+    if (is_reserved_target(m->container_path))
+        return error_set(err, -EINVAL, "no device can be at %s", m->container_path);
+    if (strlen(m->permissions) > 3 || strspn(m->permissions, "rwm") != strlen(m->permissions))
+        return error_set(err, -EINVAL, "device permissions \"%.16s\" are not of \"rwm\"",
+                         m->permissions);
+    out = record_list_add(&ret->devices, sizeof(*out));
+    out->host_path = str_dup(m->host_path);
+    out->container_path = str_dup(m->container_path);
+    out->permissions = str_dup(m->permissions);
+    return 0;
+}
+
+static int devices(const Runtime__V1__ContainerConfig *m, struct container_spec *ret,
+                   struct error **err)
+{
+    int r = 0;
+
+    if (m->n_devices > DEVICES_MAX)
+        return error_set(err, -EINVAL, "more than %d devices", DEVICES_MAX);
+    for (size_t i = 0; r >= 0 && i < m->n_devices; i++)
+        r = device(m->devices[i], ret, err);
+    return r;
+}
+
 static int mounts(const Runtime__V1__ContainerConfig *m, struct container_spec *ret,
                   struct error **err)
 {
@@ -184,8 +218,8 @@ static int mounts(const Runtime__V1__ContainerConfig *m, struct container_spec *
         return error_set(err, -EINVAL, "more than %d mounts", MOUNTS_MAX);
     for (size_t i = 0; r >= 0 && i < m->n_mounts; i++)
         r = mount(m->mounts[i], ret, err);
-    if (r >= 0 && m->n_devices)
-        return error_set(err, -EOPNOTSUPP, "devices of the host are not available in a VM");
+    if (r >= 0)
+        r = devices(m, ret, err);
     if (r >= 0 && m->n_cdi_devices)
         return error_set(err, -EOPNOTSUPP, "CDI devices are not available in a VM");
     return r;
@@ -264,15 +298,21 @@ static int security(const Runtime__V1__LinuxContainerSecurityContext *m,
         return 0;
     if (m->privileged && !sandbox->privileged)
         return error_set(err, -EINVAL, "a privileged container needs a privileged sandbox");
-    if (m->supplemental_groups_policy != RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Merge)
-        return error_set(err, -EOPNOTSUPP, "supplementalGroupsPolicy Strict is not supported");
+    r = check_range("supplemental_groups_policy", (int64_t)m->supplemental_groups_policy,
+                    RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Merge,
+                    RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Strict, err);
+    if (r < 0)
+        return r;
+    ret->strict_groups =
+        m->supplemental_groups_policy == RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Strict;
     r = namespaces_from_cri(m->namespace_options, &ret->namespaces, err);
     if (r >= 0)
         r = selinux_check(m->selinux_options, err);
     if (r >= 0)
-        r = security_profile_check("seccomp", m->seccomp, m->seccomp_profile_path, err);
+        r = seccomp_from_cri(m->seccomp, m->seccomp_profile_path, &ret->seccomp, &ret->seccomp_path,
+                             err);
     if (r >= 0)
-        r = security_profile_check("AppArmor", m->apparmor, m->apparmor_profile, err);
+        r = apparmor_check(m->apparmor, m->apparmor_profile, err);
     if (r >= 0)
         r = user(m, ret, err);
     if (r >= 0 && m->capabilities) {

@@ -118,24 +118,31 @@ static int sysctls(const Runtime__V1__LinuxPodSandboxConfig *m, key_value_list *
         for (char *c = ret->items[i].key; r >= 0 && *c; c++)
             if (*c == '/')
                 *c = '.';
+        if (r >= 0)
+            r = check_sysctl_namespaced(ret->items[i].key, err);
     }
     return r;
 }
 
+/* A sandbox has no process of its own: its seccomp profile is checked and has nothing to apply to. */
 static int security(const Runtime__V1__LinuxSandboxSecurityContext *m, struct sandbox_spec *ret,
                     struct error **err)
 {
+    _cleanup_(freep) char *path = NULL;
+    int32_t seccomp;
     int r;
 
     if (!m)
         return 0;
     r = namespaces_from_cri(m->namespace_options, &ret->namespaces, err);
+    if (r >= 0 && ret->namespaces.pid == NAMESPACE_TARGET)
+        r = error_set(err, -EINVAL, "a sandbox cannot join the PID namespace of a container");
     if (r >= 0)
         r = selinux_check(m->selinux_options, err);
     if (r >= 0)
-        r = security_profile_check("seccomp", m->seccomp, m->seccomp_profile_path, err);
+        r = seccomp_from_cri(m->seccomp, m->seccomp_profile_path, &seccomp, &path, err);
     if (r >= 0)
-        r = security_profile_check("AppArmor", m->apparmor, "", err);
+        r = apparmor_check(m->apparmor, "", err);
     ret->privileged = m->privileged;
     return r;
 }

@@ -114,10 +114,8 @@ int namespaces_from_cri(const Runtime__V1__NamespaceOption *m, struct namespace_
     if ((int)m->ipc == NAMESPACE_NODE)
         return error_set(err, -EOPNOTSUPP,
                          "hostIPC is not possible: the pod runs in a VM with its own kernel");
-    if ((int)m->pid == NAMESPACE_TARGET)
-        return error_set(err, -EOPNOTSUPP,
-                         "joining the PID namespace of one container is not "
-                         "supported; share the pod's instead");
+    if ((int)m->pid == NAMESPACE_TARGET && !m->target_id[0])
+        return error_set(err, -EINVAL, "PID namespace mode TARGET without a target_id");
     if ((int)m->network != NAMESPACE_POD || (int)m->ipc != NAMESPACE_POD)
         return error_set(err, -EOPNOTSUPP,
                          "network and IPC namespaces are the pod's: other modes are not supported");
@@ -186,23 +184,67 @@ int resources_from_cri(const Runtime__V1__LinuxContainerResources *m, struct res
     return map_from_cri("unified", (void *const *)m->unified, m->n_unified, &ret->unified, err);
 }
 
-int security_profile_check(const char *what, const Runtime__V1__SecurityProfile *m,
-                           const char *path, struct error **err)
+static int localhost(const char *path, int32_t *ret_mode, char **ret_path, struct error **err)
 {
-    if (m) {
-        int type = (int)m->profile_type;
-        if (type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault ||
-            type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined)
-            return 0;
-        return error_set(err, -EOPNOTSUPP,
-                         "%s profile %.128s of the host cannot be applied in a VM", what,
-                         m->localhost_ref);
-    }
-    if (!path[0] || str_equal(path, "runtime/default") || str_equal(path, "docker/default") ||
-        str_equal(path, "unconfined"))
+    int r = check_absolute_path("the seccomp profile's path", path, err);
+
+    if (r < 0)
+        return r;
+    *ret_mode = SECCOMP_LOCALHOST;
+    *ret_path = str_dup(path);
+    return 0;
+}
+
+static int seccomp_path_from_cri(const char *path, int32_t *ret_mode, char **ret_path,
+                                 struct error **err)
+{
+    if (!path[0] || str_equal(path, "unconfined"))
+        *ret_mode = SECCOMP_UNCONFINED;
+    else if (str_equal(path, "runtime/default") || str_equal(path, "docker/default"))
+        *ret_mode = SECCOMP_DEFAULT;
+    else if (str_starts(path, "localhost/"))
+        return localhost(path + strlen("localhost/"), ret_mode, ret_path, err);
+    else
+        return error_set(err, -EINVAL, "seccomp profile \"%.128s\" is unknown", path);
+    return 0;
+}
+
+int seccomp_from_cri(const Runtime__V1__SecurityProfile *m, const char *path, int32_t *ret_mode,
+                     char **ret_path, struct error **err)
+{
+    const char *ref;
+
+    if (!m)
+        return seccomp_path_from_cri(path, ret_mode, ret_path, err);
+    ref = m->localhost_ref;
+    if ((int)m->profile_type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost)
+        return localhost(str_starts(ref, "localhost/") ? ref + strlen("localhost/") : ref, ret_mode,
+                         ret_path, err);
+    if ((int)m->profile_type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault)
+        *ret_mode = SECCOMP_DEFAULT;
+    else if ((int)m->profile_type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined)
+        *ret_mode = SECCOMP_UNCONFINED;
+    else
+        return error_set(err, -EINVAL, "seccomp profile type %d is unknown", (int)m->profile_type);
+    return 0;
+}
+
+int apparmor_check(const Runtime__V1__SecurityProfile *m, const char *path, struct error **err)
+{
+    const char *name = path;
+
+    if (m && (int)m->profile_type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined)
         return 0;
-    return error_set(err, -EOPNOTSUPP, "%s profile %.128s of the host cannot be applied in a VM",
-                     what, path);
+    if (!m && (!path[0] || str_equal(path, "unconfined")))
+        return 0;
+    if (m)
+        name = (int)m->profile_type == RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault
+                   ? "runtime/default"
+                   : m->localhost_ref;
+    return error_set(err, -EOPNOTSUPP,
+                     "AppArmor profile %.128s: AppArmor is not supported, a VM has a kernel of its "
+                     "own, without the node's profiles",
+                     name);
 }
 
 int selinux_check(const Runtime__V1__SELinuxOption *m, struct error **err)

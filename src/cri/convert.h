@@ -19,9 +19,11 @@ int namespaces_from_cri(const Runtime__V1__NamespaceOption *m, struct namespace_
                         struct error **err);
 int resources_from_cri(const Runtime__V1__LinuxContainerResources *m, struct resources_spec *ret,
                        struct error **err);
-/* seccomp, AppArmor, SELinux: only what needs nothing of the host. path: the deprecated field. */
-int security_profile_check(const char *what, const Runtime__V1__SecurityProfile *m,
-                           const char *path, struct error **err);
+/* path: the deprecated field, which counts where there is no message. *ret_path is the caller's. */
+int seccomp_from_cri(const Runtime__V1__SecurityProfile *m, const char *path, int32_t *ret_mode,
+                     char **ret_path, struct error **err);
+/* AppArmor and SELinux are of the host's kernel: only what asks for neither is taken. */
+int apparmor_check(const Runtime__V1__SecurityProfile *m, const char *path, struct error **err);
 int selinux_check(const Runtime__V1__SELinuxOption *m, struct error **err);
 
 /* NULL: no memory. */

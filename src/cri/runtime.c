@@ -37,10 +37,12 @@ static void set_condition(Runtime__V1__RuntimeCondition *c, const char *type, in
 static char *verbose_config(const struct cri *cri, struct arena *a)
 {
     json_t *doc = json_pack(
-        "{s:s, s:s, s:s, s:s, s:i, s:b}", "stateDir", cri->config.run_dir, "rootDir",
+        "{s:s, s:s, s:s, s:s, s:i, s:b, s:s, s:s, s:s}", "stateDir", cri->config.run_dir, "rootDir",
         cri->config.state_dir, "cgroupDriver", cri->config.cgroupfs_driver ? "cgroupfs" : "systemd",
         "cgroups", node_cgroup_text(cri->node), "sandboxes", (int)node_sandbox_count(cri->node),
-        "recovered", node_is_ready(cri->node));
+        "recovered", node_is_ready(cri->node), "seccomp", "supported, in the guest", "apparmor",
+        "not supported: a VM has a kernel of its own", "selinux",
+        "not supported: a VM has a kernel of its own");
     _cleanup_(freep) char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     char *copy = text ? arena_strdup(a, text) : NULL;
 
@@ -80,6 +82,7 @@ void cri_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
     handlers[0].features = handlers[1].features = &no_features;
     out.runtime_handlers = handler_list;
     out.n_runtime_handlers = 2;
+    features.supplemental_groups_policy = 1;
     out.features = &features;
     if (req->verbose) {
         info.key = text_of("config");

@@ -153,3 +153,18 @@ int check_sysctl_name(const char *s, struct error **err)
                      "a sysctl name has other characters than letters, digits, '.', "
                      "'_', '-' and '/'");
 }
+
+int check_sysctl_namespaced(const char *s, struct error **err)
+{
+    static const char *const prefixes[] = {"net.", "fs.mqueue.", "kernel.shm", "kernel.msg"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+        if (str_starts(s, prefixes[i]))
+            return 0;
+    if (str_equal(s, "kernel.sem") || str_equal(s, "kernel.domainname"))
+        return 0;
+    return error_set(err, -EINVAL,
+                     "sysctl %.128s is not namespaced: a pod sets net.*, fs.mqueue.*, kernel.shm*, "
+                     "kernel.msg*, kernel.sem and kernel.domainname",
+                     s);
+}

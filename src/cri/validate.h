@@ -27,3 +27,5 @@ int check_range(const char *what, int64_t v, int64_t min, int64_t max, struct er
 int check_cpu_list(const char *what, const char *s, struct error **err);
 /* "net.ipv4.ip_forward", '/' allowed for '.'. */
 int check_sysctl_name(const char *s, struct error **err);
+/* It belongs to a namespace of the pod (net, ipc, uts), as kubelet means it; with dots. */
+int check_sysctl_namespaced(const char *s, struct error **err);

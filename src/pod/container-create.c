@@ -69,7 +69,7 @@ static int tell_guest(struct container *c, struct error **err)
 
     if (r < 0)
         return r;
-    body.spec = guest_container_spec(a, c, f->copied, err);
+    body.spec = guest_container_spec(a, c, f, err);
     if (!body.spec)
         return -EINVAL;
     body.rootfs_region = c->status.image_id;
@@ -253,6 +253,24 @@ static int prepare(struct container *c, struct error **err)
     return 0;
 }
 
+/* Whose PID namespace it is to join: it has one as long as it runs. */
+static int check_target(const struct sandbox *s, const struct container_spec *spec,
+                        struct error **err)
+{
+    const char *id = spec->security.namespaces.target_id;
+    struct container *c;
+
+    if (spec->security.namespaces.pid != NAMESPACE_TARGET)
+        return 0;
+    list_foreach (c, &s->containers, node)
+        if (str_equal(c->id, id))
+            return c->state == CONTAINER_RUNNING
+                       ? 0
+                       : error_set_class(err, ERROR_PRECONDITION, -ESRCH,
+                                         "target container %s is not running", id);
+    return error_set(err, -EINVAL, "target container %.64s is none of the sandbox", id);
+}
+
 static int create(struct node *n, const char *sandbox_id, struct container_spec *spec, waiter_fn fn,
                   void *userdata, struct waiter **ret, struct error **err)
 {
@@ -270,6 +288,9 @@ static int create(struct node *n, const char *sandbox_id, struct container_spec 
     c = find_name(s, spec);
     if (c)
         return create_again(c, spec, fn, userdata, ret, err);
+    r = check_target(s, spec, err);
+    if (r < 0)
+        return r;
     list_foreach (c, &s->containers, node)
         count++;
     if (count >= LIMIT_CONTAINERS_PER_POD || hashmap_count(&n->containers) >= LIMIT_CONTAINERS)

@@ -9,12 +9,17 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "pod/node-internal.h"
+#include "seccomp/profile.h"
 
 struct files_job {
     char *log_directory, *log_path; /* owned; NULL: no log */
     char *termination;              /* owned; NULL: none */
     size_t n;
-    struct mount_spec *mounts;     /* owned copies; host_path NULL: a volume */
+    struct mount_spec *mounts; /* owned copies; host_path NULL: a volume */
+    int32_t seccomp;           /* enum seccomp_mode */
+    char *seccomp_path;        /* owned */
+    uint64_t capabilities;
+    char **devices;                /* owned; those that no guest has */
     struct container_files *files; /* owned; the result */
 };
 
@@ -27,7 +32,20 @@ void container_files_free(struct container_files *f)
     for (size_t i = 0; i < f->n; i++)
         free(f->copied[i].bytes);
     free(f->copied);
+    free(f->seccomp);
     free(f);
+}
+
+static void job_set_security(struct files_job *j, const struct container_spec *spec)
+{
+    const struct security_spec *s = &spec->security;
+
+    j->seccomp = s->privileged ? SECCOMP_UNCONFINED : s->seccomp;
+    j->seccomp_path = str_dup_or_null(s->seccomp_path);
+    j->capabilities = guest_capabilities(s);
+    for (size_t i = 0; i < spec->devices.count; i++)
+        if (!guest_device_name(spec->devices.items[i].host_path))
+            strv_push(&j->devices, spec->devices.items[i].host_path);
 }
 
 static struct files_job *job_new(const struct container *c)
@@ -45,6 +63,7 @@ static struct files_job *job_new(const struct container *c)
         j->log_directory = str_dup(c->sandbox->spec.log_directory);
         j->log_path = str_dup(c->spec.log_path);
     }
+    job_set_security(j, &c->spec);
     if (termination)
         j->termination = str_dup(termination->host_path);
     for (size_t i = 0; i < n; i++) {
@@ -65,6 +84,8 @@ static void job_free(void *payload)
     free(j->log_directory);
     free(j->log_path);
     free(j->termination);
+    free(j->seccomp_path);
+    strv_free(j->devices);
     for (size_t i = 0; i < j->n; i++) {
         free(j->mounts[i].host_path);
         free(j->mounts[i].container_path);
@@ -88,13 +109,60 @@ int copied_file_read(const struct mount_spec *m, struct copied_file *ret, struct
     return 0;
 }
 
+static int read_profile(const char *path, struct container_files *f, struct error **err)
+{
+    _cleanup_(syscall_profile_done) struct syscall_profile p = {0};
+    _cleanup_(freep) char *text = NULL;
+    size_t len = 0;
+    int r = file_read_all(AT_FDCWD, path, SECCOMP_FILE_BYTES_MAX, &text, &len);
+
+    if (r == -EFBIG)
+        return error_set_class(err, ERROR_INVALID, r, "it is larger than %u bytes",
+                               SECCOMP_FILE_BYTES_MAX);
+    if (r == -EINVAL)
+        return error_set(err, r, "it is no regular file");
+    if (r < 0)
+        return error_set_class(err, ERROR_INVALID, r, "%s", strerror(-r));
+    r = syscall_profile_parse(text, len, &p, err);
+    return r < 0 ? r : syscall_profile_compile(&p, &f->seccomp, &f->seccomp_len, err);
+}
+
+static int make_filter(const struct files_job *j, struct container_files *f, struct error **err)
+{
+    int r = 0;
+
+    if (j->seccomp == SECCOMP_DEFAULT)
+        return syscall_filter_default(j->capabilities, &f->seccomp, &f->seccomp_len, err);
+    if (j->seccomp == SECCOMP_LOCALHOST)
+        r = read_profile(j->seccomp_path, f, err);
+    return r < 0 ? error_prefix(err, r, "seccomp profile %s", j->seccomp_path) : 0;
+}
+
+/* Each is refused; one that the node does not have in words of its own. */
+static int refuse_devices(const struct files_job *j, struct error **err)
+{
+    struct stat st;
+
+    if (!j->devices)
+        return 0;
+    if (stat(j->devices[0], &st) < 0)
+        return error_set_class(err, ERROR_INVALID, -errno, "device %s: %s", j->devices[0],
+                               strerror(errno));
+    return error_set(err, -EOPNOTSUPP,
+                     "device %s of the host cannot be given to a VM; containers get null, zero, "
+                     "full, random, urandom and tty of its own kernel",
+                     j->devices[0]);
+}
+
 static int job_work(void *payload, struct error **err)
 {
     struct files_job *j = payload;
     struct container_files *f = j->files;
-    int r = 0;
+    int r = refuse_devices(j, err);
 
-    if (j->log_path)
+    if (r >= 0)
+        r = make_filter(j, f, err);
+    if (r >= 0 && j->log_path)
         r = log_file_open(j->log_directory, j->log_path, &f->fds[f->n_fds++], err);
     if (r >= 0 && j->termination)
         r = termination_file_open(j->termination, &f->fds[f->n_fds++], err);

@@ -415,6 +415,7 @@ static Nexus__User *user(struct arena *a, const struct container *c)
     u->has_gid = s->has_group;
     u->gid = s->group;
     u->n_supplemental_groups = s->supplemental_groups.count;
+    u->strict_groups = s->strict_groups;
     u->supplemental_groups = arena_memdup(a, s->supplemental_groups.items,
                                           s->supplemental_groups.count * sizeof(uint32_t));
     return u->image_user && u->username && (u->supplemental_groups || !u->n_supplemental_groups)
@@ -436,19 +437,22 @@ static uint64_t capability_set(char *const *names)
     return set;
 }
 
-static void capabilities(const struct security_spec *s, Nexus__ProcessSpec *p)
+uint64_t guest_capabilities(const struct security_spec *s)
 {
     uint64_t add = capability_set(s->add_capabilities);
     uint64_t drop = capability_set(s->drop_capabilities);
 
-    p->has_capabilities = true;
     if (s->privileged)
-        p->capabilities = capability_all();
-    else if (drop == capability_all()) /* "drop ALL, add X": X stays */
-        p->capabilities = add;
-    else
-        p->capabilities =
-            (capability_default() & ~drop) | (add == capability_all() ? add & ~drop : add);
+        return capability_all();
+    if (drop == capability_all()) /* "drop ALL, add X": X stays */
+        return add;
+    return (capability_default() & ~drop) | (add == capability_all() ? add & ~drop : add);
+}
+
+static void capabilities(const struct security_spec *s, Nexus__ProcessSpec *p)
+{
+    p->has_capabilities = true;
+    p->capabilities = guest_capabilities(s);
     p->ambient_capabilities = capability_set(s->ambient_capabilities) & p->capabilities;
 }
 
@@ -493,8 +497,38 @@ Nexus__Resources *guest_resources(struct arena *a, const struct resources_spec *
     return r->cpuset_cpus ? r : NULL;
 }
 
+const char *guest_device_name(const char *host_path)
+{
+    static const char *const names[] = {"null", "zero", "full", "random", "urandom", "tty"};
+
+    for (size_t i = 0; str_starts(host_path, "/dev/") && i < ARRAY_SIZE(names); i++)
+        if (str_equal(host_path + strlen("/dev/"), names[i]))
+            return names[i];
+    return NULL;
+}
+
+static int devices(struct arena *a, const struct container *c, Nexus__ContainerSpec *out)
+{
+    size_t n = c->spec.devices.count;
+
+    out->devices = arena_alloc(a, (n + 1) * sizeof(Nexus__DeviceNode *));
+    for (size_t i = 0; out->devices && i < n; i++) {
+        const struct device_spec *d = &c->spec.devices.items[i];
+        Nexus__DeviceNode *node = NEW(a, Nexus__DeviceNode, nexus__device_node__init);
+
+        if (!node)
+            return -ENOMEM;
+        node->name = arena_strdup(a, guest_device_name(d->host_path));
+        node->path = arena_strdup(a, d->container_path);
+        if (!node->name || !node->path)
+            return -ENOMEM;
+        out->devices[out->n_devices++] = node;
+    }
+    return out->devices ? 0 : -ENOMEM;
+}
+
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
-                                           const struct copied_file *copied, struct error **err)
+                                           const struct container_files *f, struct error **err)
 {
     const struct security_spec *s = &c->spec.security;
     Nexus__ContainerSpec *out = NEW(a, Nexus__ContainerSpec, nexus__container_spec__init);
@@ -504,7 +538,7 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
         return NULL;
     }
     out->process = process(a, c, err);
-    if (!out->process || files(a, c, copied, out, err) < 0 || volumes(a, c, out, err) < 0)
+    if (!out->process || files(a, c, f->copied, out, err) < 0 || volumes(a, c, out, err) < 0)
         return NULL;
     out->id = arena_strdup(a, c->id);
     out->name = arena_strdup(a, c->spec.name);
@@ -514,9 +548,17 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
     out->stdin_once = c->spec.stdin_once;
     out->share_pod_pids = s->namespaces.pid == NAMESPACE_POD || s->namespaces.pid == NAMESPACE_NODE;
     out->privileged = s->privileged;
-    out->masked_paths = copy_vector(a, s->masked_paths, &out->n_masked_paths);
-    out->readonly_paths = copy_vector(a, s->readonly_paths, &out->n_readonly_paths);
-    if (!out->id || !out->name || !out->resources || !out->masked_paths || !out->readonly_paths) {
+    out->pids_of =
+        arena_strdup(a, s->namespaces.pid == NAMESPACE_TARGET ? s->namespaces.target_id : "");
+    /* privileged: nothing is hidden and nothing forbidden */
+    out->masked_paths =
+        copy_vector(a, s->privileged ? NULL : s->masked_paths, &out->n_masked_paths);
+    out->readonly_paths =
+        copy_vector(a, s->privileged ? NULL : s->readonly_paths, &out->n_readonly_paths);
+    out->seccomp.data = f->seccomp;
+    out->seccomp.len = f->seccomp_len;
+    if (devices(a, c, out) < 0 || !out->pids_of || !out->id || !out->name || !out->resources ||
+        !out->masked_paths || !out->readonly_paths) {
         (void)no_memory(err);
         return NULL;
     }

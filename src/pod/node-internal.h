@@ -219,6 +219,8 @@ struct container_files {
     bool termination;
     size_t n;
     struct copied_file *copied; /* owned; one for each of its mounts */
+    void *seccomp;              /* owned; the filter of its system calls */
+    size_t seccomp_len;
 };
 void container_files_free(struct container_files *f);
 DEFINE_CLEANUP(struct container_files *, container_files_free);
@@ -235,9 +237,13 @@ struct net_config;
 struct arena;
 Nexus__SandboxConfig *guest_sandbox_config(struct arena *a, const struct sandbox *s,
                                            const struct net_config *net, struct error **err);
-/* copied: one for each of its mounts; the bytes are borrowed for the life of the message. */
+/* The bytes of f are borrowed for the life of the message. */
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
-                                           const struct copied_file *copied, struct error **err);
+                                           const struct container_files *f, struct error **err);
+/* Its set of capabilities, as bits. */
+uint64_t guest_capabilities(const struct security_spec *s);
+/* The name of one of the devices that each guest has, or NULL. */
+const char *guest_device_name(const char *host_path);
 /* NULL: no memory. */
 Nexus__Resources *guest_resources(struct arena *a, const struct resources_spec *s);
 /* Whether a mount is one of the container's mapped volumes. */

@@ -81,6 +81,13 @@ static const struct record_field mount_fields[] = {
 };
 static const struct record_desc mount_desc = RECORD_DESC(mount_spec, mount_fields);
 
+static const struct record_field device_fields[] = {
+    RECORD_FIELD(STR, device_spec, host_path),
+    RECORD_FIELD(STR, device_spec, container_path),
+    RECORD_FIELD(STR, device_spec, permissions),
+};
+static const struct record_desc device_desc = RECORD_DESC(device_spec, device_fields);
+
 static const struct record_field security_fields[] = {
     RECORD_FIELD(BOOL, security_spec, privileged),
     RECORD_SUB(STRUCT, security_spec, namespaces, namespace_desc),
@@ -90,6 +97,7 @@ static const struct record_field security_fields[] = {
     RECORD_FIELD(U32, security_spec, group),
     RECORD_FIELD(STR, security_spec, username),
     RECORD_FIELD(U32V, security_spec, supplemental_groups),
+    RECORD_FIELD(BOOL, security_spec, strict_groups),
     RECORD_FIELD(BOOL, security_spec, readonly_rootfs),
     RECORD_FIELD(BOOL, security_spec, no_new_privs),
     RECORD_FIELD(BOOL, security_spec, has_capabilities),
@@ -98,6 +106,8 @@ static const struct record_field security_fields[] = {
     RECORD_FIELD(STRV, security_spec, ambient_capabilities),
     RECORD_FIELD(STRV, security_spec, masked_paths),
     RECORD_FIELD(STRV, security_spec, readonly_paths),
+    RECORD_FIELD(I32, security_spec, seccomp),
+    RECORD_FIELD(STR, security_spec, seccomp_path),
 };
 static const struct record_desc security_desc = RECORD_DESC(security_spec, security_fields);
 
@@ -111,6 +121,7 @@ static const struct record_field container_spec_fields[] = {
     RECORD_FIELD(STR, container_spec, working_dir),
     RECORD_SUB(LIST, container_spec, envs, key_value_desc),
     RECORD_SUB(LIST, container_spec, mounts, mount_desc),
+    RECORD_SUB(LIST, container_spec, devices, device_desc),
     RECORD_SUB(LIST, container_spec, labels, key_value_desc),
     RECORD_SUB(LIST, container_spec, annotations, key_value_desc),
     RECORD_FIELD(STR, container_spec, log_path),

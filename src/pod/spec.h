@@ -80,6 +80,15 @@ struct mount_spec {
     bool selinux_relabel;
 };
 
+/* A device node for the container: one of those that every kernel has by itself. */
+struct device_spec {
+    char *host_path;
+    char *container_path;
+    char *permissions; /* of "rwm"; a container has all of them for these devices anyway */
+};
+
+enum seccomp_mode { SECCOMP_UNCONFINED = 0, SECCOMP_DEFAULT = 1, SECCOMP_LOCALHOST = 2 };
+
 struct security_spec {
     bool privileged;
     struct namespace_options namespaces;
@@ -89,6 +98,7 @@ struct security_spec {
     uint32_t group;
     char *username;
     struct record_u32v supplemental_groups;
+    bool strict_groups; /* those only, not the ones of the image's /etc/group */
     bool readonly_rootfs;
     bool no_new_privs;
     bool has_capabilities;
@@ -97,6 +107,8 @@ struct security_spec {
     char **ambient_capabilities;
     char **masked_paths;
     char **readonly_paths;
+    int32_t seccomp;    /* enum seccomp_mode */
+    char *seccomp_path; /* SECCOMP_LOCALHOST: absolute, of the node */
 };
 
 struct container_spec {
@@ -109,6 +121,7 @@ struct container_spec {
     char *working_dir;
     key_value_list envs; /* in the order given */
     RECORD_LIST_OF(struct mount_spec) mounts;
+    RECORD_LIST_OF(struct device_spec) devices;
     key_value_list labels;
     key_value_list annotations;
     char *log_path; /* relative to the sandbox's log_directory */

@@ -88,6 +88,7 @@ int main(int argc, char **argv)
         list_cases(limit_cases, n_limit_cases);
         list_cases(termination_cases, n_termination_cases);
         list_cases(forward_cases, n_forward_cases);
+        list_cases(security_cases, n_security_cases);
         list_cases(&end, 1);
         return 0;
     }
@@ -119,6 +120,7 @@ int main(int argc, char **argv)
     run_group(&d, limit_cases, n_limit_cases, only);
     run_group(&d, termination_cases, n_termination_cases, only);
     run_group(&d, forward_cases, n_forward_cases, only);
+    run_group(&d, security_cases, n_security_cases, only);
     run_one(&d, &end);
     (void)printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
     (void)fflush(stdout);

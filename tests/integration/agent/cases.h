@@ -14,9 +14,9 @@ struct drive_case {
 extern jmp_buf case_jump; /* a failed CHECK goes there */
 
 extern const struct drive_case container_cases[], exec_cases[], limit_cases[], termination_cases[],
-    forward_cases[];
+    forward_cases[], security_cases[];
 extern const size_t n_container_cases, n_exec_cases, n_limit_cases, n_termination_cases,
-    n_forward_cases;
+    n_forward_cases, n_security_cases;
 
 /* A copy that messages can point to; lives until the end of the program. */
 char *text(const char *s);

@@ -219,6 +219,10 @@ class Requests(unittest.TestCase):
             ("port ip", port(container_port=1, host_port=1, host_ip="x"), "host_ip"),
             ("twice", with_(port_mappings=[pb.PortMapping(container_port=1, host_port=9)] * 2), "mapped twice"),
             ("sysctl", with_(linux=pb.LinuxPodSandboxConfig(sysctls={"kernel.x+y": "1"})), "sysctl"),
+            ("sysctl of the kernel", with_(linux=pb.LinuxPodSandboxConfig(sysctls={"vm.swappiness": "1"})), "not namespaced"),
+            ("target", options(pid=pb.TARGET, target_id="x"), "PID namespace of a container"),
+            ("seccomp", with_(linux=pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(
+                seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="x")))), "seccomp"),
             ("sysctl value", with_(linux=pb.LinuxPodSandboxConfig(sysctls={"kernel.x": "1\n2"})), "sysctl"),
             ("cgroup", with_(linux=pb.LinuxPodSandboxConfig(cgroup_parent="/a/../b")), ""),
             ("memory", resources(memory_limit_in_bytes=-1), "memory_limit"), ("period", resources(cpu_quota=1), "cpu_period"),
@@ -227,12 +231,11 @@ class Requests(unittest.TestCase):
         refused = [
             ("host network", options(network=pb.NODE), "hostNetwork"), ("host ipc", options(ipc=pb.NODE), "hostIPC"),
             ("network of a container", options(network=pb.CONTAINER), "the pod's"),
-            ("target", options(pid=pb.TARGET, target_id="x"), "PID namespace"),
             ("user namespace", options(userns_options=pb.UserNamespace(mode=pb.POD)), "user namespaces"),
             ("selinux", with_(linux=pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(
                 selinux_options=pb.SELinuxOption(level="s0")))), "SELinux"),
-            ("seccomp", with_(linux=pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(
-                seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="x")))), "seccomp"),
+            ("apparmor", with_(linux=pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(
+                apparmor=pb.SecurityProfile()))), "AppArmor"),
             ("huge pages", resources(hugepage_limits=[pb.HugepageLimit(page_size="2MB", limit=1)]), "huge pages"),
             ("unified", resources(unified={"memory.high": "1"}), "memory.high")]
         for code, rows in ((Code.INVALID_ARGUMENT, invalid), (Code.UNIMPLEMENTED, refused)):
@@ -375,7 +378,28 @@ class Requests(unittest.TestCase):
         big.write_bytes(b"x" * (65 << 10))
         hosts = self.node.root / "hosts"
         hosts.write_text("127.0.0.1 localhost\n")
+        def profile(name, text):
+            (self.node.root / name).write_text(text)
+            return str(self.node.root / name)
+
+        def local(path):
+            return security(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=path))
+        with open(profile("sparse", ""), "wb") as f:
+            f.truncate(10 << 20)
+        forbids = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["%s"], "action": "SCMP_ACT_ERRNO"}]}'
         invalid = [
+            (local("x"), "seccomp profile's path"), (security(seccomp_profile_path="localhost/x"), "seccomp profile's path"),
+            (local("/no/such/profile"), "No such file"), (local("/"), "no regular file"), (local("/dev/zero"), "no regular file"),
+            (local(str(self.node.root / "sparse")), "larger than 1048576"), (local(profile("text", "hello")), "no valid JSON"),
+            (local(profile("unknown", forbids % "no_such_call")), "no_such_call"),
+            (security(supplemental_groups_policy=7), "supplemental_groups_policy"),
+            (security(namespace_options=pb.NamespaceOption(pid=pb.TARGET)), "target_id"),
+            (security(namespace_options=pb.NamespaceOption(pid=pb.TARGET, target_id="x")), "none of the sandbox"),
+            ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/no-such")]}, "No such file"),
+            ({"devices": [pb.Device(container_path="/dev/x", host_path="dev/null")]}, "host_path"),
+            ({"devices": [pb.Device(container_path="/proc/x", host_path="/dev/null")]}, "no device can be"),
+            ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null", permissions="rx")]}, "permissions"),
+            ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")] * 65}, "devices"),
             ({"metadata": pb.ContainerMetadata(name="")}, "container name"), ({"metadata": pb.ContainerMetadata(name="a/b")}, "'/'"),
             ({"metadata": pb.ContainerMetadata(name="n" * 5000)}, "longer"), ({"image": pb.ImageSpec()}, "names no image"),
             ({"log_path": "../x"}, ".."), ({"log_path": "/abs"}, "relative"), ({"log_path": "dir/"}, "relative"),
@@ -410,11 +434,10 @@ class Requests(unittest.TestCase):
             (security(namespace_options=pb.NamespaceOption(ipc=pb.CONTAINER)), "the pod's"),
             ({"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(unified={"memory.oom.group": "0"}))},
              "memory.oom.group=0"),
-            ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/null")]}, "devices"),
+            ({"devices": [pb.Device(container_path="/dev/x", host_path="/dev/ptmx")]}, "cannot be given to a VM"),
             ({"CDI_devices": [pb.CDIDevice(name="v/c=d")]}, "CDI"),
             (security(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="p")), "AppArmor"),
-            (security(seccomp_profile_path="localhost/x"), "seccomp"), (security(supplemental_groups_policy=pb.Strict), "Strict"),
-            (security(namespace_options=pb.NamespaceOption(pid=pb.TARGET)), "PID namespace")]
+            (local(profile("notify", '{"defaultAction": "SCMP_ACT_NOTIFY"}')), "listener")]
         for code, rows in ((Code.INVALID_ARGUMENT, invalid), (Code.UNIMPLEMENTED, refused)):
             for fields, text in rows:
                 with self.subTest(text):

@@ -168,6 +168,34 @@ static void an_exec_takes_the_containers_ways_where_it_says_nothing(void **state
     plan_done(&p);
 }
 
+static void a_filter_is_whole_instructions_and_no_more_than_the_kernel_takes(void **state)
+{
+    static uint8_t code[32776];
+    static const struct {
+        size_t len;
+        int r;
+    } lengths[] = {{0, 0}, {8, 0}, {32768, 0}, {7, -EINVAL}, {9, -EINVAL}, {32776, -EINVAL}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+        struct fixture f;
+        struct process_plan p;
+
+        fill(&f);
+        f.spec.seccomp.data = code;
+        f.spec.seccomp.len = lengths[i].len;
+        assert_int_equal(plan_for_container(&f.spec, &p, NULL), lengths[i].r);
+        if (lengths[i].r == 0) {
+            assert_int_equal(p.n_seccomp, lengths[i].len / 8);
+            plan_done(&p);
+            assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), 0);
+            assert_int_equal(p.n_seccomp, lengths[i].len / 8); /* an exec has it, too */
+            plan_done(&p);
+        } else {
+            assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), -EINVAL);
+        }
+    }
+}
+
 static void refuses_what_makes_no_sense(void **state)
 {
     struct fixture f;
@@ -333,6 +361,35 @@ static void sysctl_names_stay_below_proc_sys(void **state)
     assert_int_equal(sandbox_sysctl_path("net.core", tiny, sizeof(tiny)), -EINVAL);
 }
 
+static void sysctls_of_the_whole_kernel_are_no_pods(void **state)
+{
+    static const struct {
+        const char *name;
+        bool yes;
+    } names[] = {
+        {"net.core.somaxconn", true},
+        {"fs.mqueue.msg_max", true},
+        {"kernel.shm_rmid_forced", true},
+        {"kernel.sem", true},
+        {"kernel.msgmax", true},
+        {"kernel.domainname", true},
+        {"vm.overcommit_memory", false},
+        {"kernel.panic", false},
+        {"kernel.core_pattern", false},
+        {"fs.file-max", false},
+        {"netx.y", false},
+        {"kernel.modprobe", false},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        char path[128];
+
+        print_message("# %s\n", names[i].name);
+        assert_int_equal(sandbox_sysctl_path(names[i].name, path, sizeof(path)), 0);
+        assert_int_equal(sandbox_sysctl_is_namespaced(path), names[i].yes);
+    }
+}
+
 static void the_pump_holds_64_frames_and_no_more(void **state)
 {
     struct pump p;
@@ -382,12 +439,14 @@ int main(void)
         cmocka_unit_test(the_later_setting_of_a_variable_counts),
         cmocka_unit_test(defaults_fill_only_what_is_unset),
         cmocka_unit_test(an_exec_takes_the_containers_ways_where_it_says_nothing),
+        cmocka_unit_test(a_filter_is_whole_instructions_and_no_more_than_the_kernel_takes),
         cmocka_unit_test(refuses_what_makes_no_sense),
         cmocka_unit_test(cgroup_values),
         cmocka_unit_test(reads_flat_files),
         cmocka_unit_test(parses_module_lines),
         cmocka_unit_test(loads_modules_where_they_are_wanted),
         cmocka_unit_test(sysctl_names_stay_below_proc_sys),
+        cmocka_unit_test(sysctls_of_the_whole_kernel_are_no_pods),
         cmocka_unit_test(the_pump_holds_64_frames_and_no_more),
         cmocka_unit_test(the_pump_bounds_input),
     };

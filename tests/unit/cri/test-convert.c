@@ -141,6 +141,68 @@ static void signals_map_both_ways(void **state)
     assert_int_equal(signal_to_cri(32), 0);
 }
 
+static void seccomp_profiles_have_two_ways_to_be_asked_for(void **state)
+{
+    static const struct {
+        int type;         /* -1: no message, the path counts */
+        const char *path; /* or localhost_ref */
+        int r;
+        int32_t mode;
+        const char *want;
+    } rows[] = {
+        {-1, "", 0, SECCOMP_UNCONFINED, NULL},
+        {-1, "unconfined", 0, SECCOMP_UNCONFINED, NULL},
+        {-1, "runtime/default", 0, SECCOMP_DEFAULT, NULL},
+        {-1, "docker/default", 0, SECCOMP_DEFAULT, NULL},
+        {-1, "localhost//a/b.json", 0, SECCOMP_LOCALHOST, "/a/b.json"},
+        {-1, "localhost/b.json", -EINVAL, 0, NULL},
+        {-1, "other", -EINVAL, 0, NULL},
+        {0, "", 0, SECCOMP_DEFAULT, NULL},
+        {1, "", 0, SECCOMP_UNCONFINED, NULL},
+        {2, "/a", 0, SECCOMP_LOCALHOST, "/a"},
+        {2, "localhost//a", 0, SECCOMP_LOCALHOST, "/a"},
+        {2, "", -EINVAL, 0, NULL},
+        {2, "a", -EINVAL, 0, NULL},
+        {2, "/a/../b", -EINVAL, 0, NULL},
+        {3, "", -EINVAL, 0, NULL},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        Runtime__V1__SecurityProfile m = RUNTIME__V1__SECURITY_PROFILE__INIT;
+        _cleanup_(freep) char *path = NULL;
+        int32_t mode = -1;
+        int r;
+
+        m.profile_type = (Runtime__V1__SecurityProfile__ProfileType)rows[i].type;
+        m.localhost_ref = (char *)(uintptr_t)rows[i].path;
+        print_message("# %d %s\n", rows[i].type, rows[i].path);
+        r = seccomp_from_cri(rows[i].type < 0 ? NULL : &m, rows[i].type < 0 ? rows[i].path : "x",
+                             &mode, &path, NULL);
+        assert_int_equal(r, rows[i].r);
+        if (r < 0)
+            continue;
+        assert_int_equal(mode, rows[i].mode);
+        assert_true(str_equal(path, rows[i].want));
+    }
+}
+
+static void only_an_unconfined_apparmor_profile_is_taken(void **state)
+{
+    Runtime__V1__SecurityProfile m = RUNTIME__V1__SECURITY_PROFILE__INIT;
+    _cleanup_(error_freep) struct error *err = NULL;
+
+    assert_int_equal(apparmor_check(NULL, "", NULL), 0);
+    assert_int_equal(apparmor_check(NULL, "unconfined", NULL), 0);
+    assert_int_equal(apparmor_check(NULL, "runtime/default", NULL), -EOPNOTSUPP);
+    assert_int_equal(apparmor_check(NULL, "localhost/p", NULL), -EOPNOTSUPP);
+    assert_int_equal(apparmor_check(&m, "", &err), -EOPNOTSUPP);
+    assert_non_null(strstr(err->message, "runtime/default: AppArmor is not supported"));
+    m.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined;
+    assert_int_equal(apparmor_check(&m, "localhost/p", NULL), 0);
+    m.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost;
+    assert_int_equal(apparmor_check(&m, "", NULL), -EOPNOTSUPP);
+}
+
 static void fill(char *out, size_t n)
 {
     memset(out, 'x', n);
@@ -187,6 +249,13 @@ static void fields_hold_at_their_limits(void **state)
     assert_int_equal(check_sysctl_name("net/ipv4/x", NULL), 0);
     assert_int_equal(check_sysctl_name("a..b", NULL), -EINVAL);
     assert_int_equal(check_sysctl_name("a+b", NULL), -EINVAL);
+    assert_int_equal(check_sysctl_namespaced("net.core.somaxconn", NULL), 0);
+    assert_int_equal(check_sysctl_namespaced("kernel.shm_rmid_forced", NULL), 0);
+    assert_int_equal(check_sysctl_namespaced("kernel.sem", NULL), 0);
+    assert_int_equal(check_sysctl_namespaced("fs.mqueue.msg_max", NULL), 0);
+    assert_int_equal(check_sysctl_namespaced("kernel.panic", NULL), -EINVAL);
+    assert_int_equal(check_sysctl_namespaced("vm.swappiness", NULL), -EINVAL);
+    assert_int_equal(check_sysctl_namespaced("kernel.semx", NULL), -EINVAL);
     assert_int_equal(check_cpu_list("x", "0-3,5", NULL), 0);
     assert_int_equal(check_cpu_list("x", "0;1", NULL), -EINVAL);
     assert_int_equal(check_word("x", "a b", 10, NULL), -EINVAL);
@@ -200,6 +269,8 @@ int main(void)
         cmocka_unit_test(full_arena_is_a_clean_no),
         cmocka_unit_test(map_keys_are_unique_and_bounded),
         cmocka_unit_test(signals_map_both_ways),
+        cmocka_unit_test(seccomp_profiles_have_two_ways_to_be_asked_for),
+        cmocka_unit_test(only_an_unconfined_apparmor_profile_is_taken),
         cmocka_unit_test(fields_hold_at_their_limits),
     };
     return cmocka_run_group_tests_name("convert", tests, NULL, NULL) != 0;

@@ -22,6 +22,7 @@ static struct world {
     struct container container;
     struct image image;
     struct arena *arena;
+    uint8_t filter[8];
     struct copied_file copied[4]; /* of the mounts, read by add_mount() where they can be */
 } w;
 
@@ -73,7 +74,10 @@ static int tear_down(void **state)
 
 static Nexus__ContainerSpec *build(struct error **err)
 {
-    return guest_container_spec(w.arena, &w.container, w.copied, err);
+    const struct container_files f = {
+        .n = ARRAY_SIZE(w.copied), .copied = w.copied, .seccomp = w.filter, .seccomp_len = 8};
+
+    return guest_container_spec(w.arena, &w.container, &f, err);
 }
 
 static void arguments_follow_command_args_entrypoint_cmd(void **state)
@@ -164,6 +168,46 @@ static void capabilities_are_default_minus_drop_plus_add(void **state)
         assert_true(spec->process->has_capabilities);
         assert_int_equal(spec->process->capabilities, rows[i].want);
     }
+}
+
+static void the_security_context_is_told(void **state)
+{
+    struct security_spec *s = &w.container.spec.security;
+    struct device_spec *d = record_list_add(&w.container.spec.devices, sizeof(*d));
+    Nexus__ContainerSpec *spec;
+
+    w.container.spec.command = list("x");
+    d->host_path = str_dup("/dev/zero");
+    d->container_path = str_dup("/dev/my");
+    s->masked_paths = list("/proc/kcore");
+    s->readonly_paths = list("/proc/sys /proc/bus");
+    s->strict_groups = true;
+    s->namespaces.pid = NAMESPACE_TARGET;
+    s->namespaces.target_id = str_dup("abc");
+    memcpy(w.filter, "12345678", 8);
+    spec = build(NULL);
+    assert_non_null(spec);
+    assert_int_equal(spec->n_devices, 1);
+    assert_string_equal(spec->devices[0]->name, "zero");
+    assert_string_equal(spec->devices[0]->path, "/dev/my");
+    assert_int_equal(spec->n_masked_paths, 1);
+    assert_int_equal(spec->n_readonly_paths, 2);
+    assert_true(spec->process->user->strict_groups);
+    assert_string_equal(spec->pids_of, "abc");
+    assert_false(spec->share_pod_pids);
+    assert_int_equal(spec->seccomp.len, 8);
+    assert_memory_equal(spec->seccomp.data, "12345678", 8);
+    s->privileged = true; /* nothing is hidden from it */
+    s->namespaces.pid = NAMESPACE_NODE;
+    spec = build(NULL);
+    assert_non_null(spec);
+    assert_int_equal(spec->n_masked_paths + spec->n_readonly_paths, 0);
+    assert_string_equal(spec->pids_of, "");
+    assert_true(spec->share_pod_pids);
+    assert_string_equal(guest_device_name("/dev/null"), "null");
+    assert_null(guest_device_name("/dev/sda"));
+    assert_null(guest_device_name("/dev/"));
+    assert_null(guest_device_name("null"));
 }
 
 static void add_mount(const char *host, const char *path, bool readonly)
@@ -396,6 +440,7 @@ int main(void)
         T(arguments_follow_command_args_entrypoint_cmd),
         T(environment_is_the_images_then_the_pods),
         T(capabilities_are_default_minus_drop_plus_add),
+        T(the_security_context_is_told),
         T(small_files_are_copied_and_the_rest_refused),
         T(termination_log_is_the_writable_file_kubelet_names),
         T(termination_file_is_opened_only_if_it_is_one),
