@@ -521,7 +521,7 @@ class Requests(unittest.TestCase):
             self.assertEqual(self.cri.ImageStatus(image=pb.ImageSpec(image=name)).image.id, image.id)
         self.assertFalse(self.cri.ImageStatus(image=pb.ImageSpec(image="no.such/thing")).HasField("image"))
         self.cri.RemoveImage(image=pb.ImageSpec(image="no.such/thing"))
-        self.fails(Code.INVALID_ARGUMENT, self.cri.PullImage, image=pb.ImageSpec(image="UPPER/case"))
+        self.fails(Code.INVALID_ARGUMENT, self.cri.PullImage, image=pb.ImageSpec(image="no.such/UPPER"))
         self.fails(Code.INVALID_ARGUMENT, self.cri.PullImage, image=pb.ImageSpec(image=""))
         self.fails(Code.INVALID_ARGUMENT, self.cri.ImageStatus)
 
