@@ -20,26 +20,37 @@
 #include "base/str.h"
 
 #define NR_close_range 436
+#define OOM_SCORE_FILE "/proc/self/oom_score_adj"
 #define EXIT_NOT_FOUND 127
 #define EXIT_NOT_EXECUTABLE 126
 #define EXIT_OTHER 128
 
-int child_begin(int oom_score_adj, struct error **err)
+/* What the agent has and a child inherits, as the kernel writes it; empty: not known. */
+static char own_oom_score[16];
+
+static int set_oom_score(int value, struct error **err)
 {
     char text[16];
     int fd, r;
 
+    (void)snprintf(text, sizeof(text), "%d\n", value);
+    if (strcmp(text, own_oom_score) == 0)
+        return 0;
+    fd = open(OOM_SCORE_FILE, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_set(err, -errno, "oom_score_adj");
+    r = write_full(fd, text, strlen(text));
+    (void)close(fd);
+    return r < 0 ? error_set(err, r, "oom_score_adj %d", value) : 0;
+}
+
+int child_begin(int oom_score_adj, struct error **err)
+{
     (void)prctl(PR_SET_DUMPABLE, 0); /* /proc/<pid> of the agent's image is nobody's business */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)umask(0022);
     (void)setsid();
-    fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return error_set(err, -errno, "oom_score_adj");
-    (void)snprintf(text, sizeof(text), "%d", oom_score_adj);
-    r = write_full(fd, text, strlen(text));
-    (void)close(fd);
-    return r < 0 ? error_set(err, r, "oom_score_adj %d", oom_score_adj) : 0;
+    return set_oom_score(oom_score_adj, err);
 }
 
 /* The image's file as text; missing is empty. */
@@ -162,8 +173,18 @@ static int set_capability_sets(uint64_t effective, uint64_t ambient, struct erro
  * a guest is everything. */
 static uint64_t known_capabilities;
 
+static void learn_oom_score(void)
+{
+    int fd = open(OOM_SCORE_FILE, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, own_oom_score, sizeof(own_oom_score) - 1);
+
+    (void)close_fd(fd);
+    own_oom_score[n > 0 ? n : 0] = '\0';
+}
+
 void child_learn(void)
 {
+    learn_oom_score();
     known_capabilities = 0;
     for (unsigned c = 0; c < 64; c++)
         if (prctl(PR_CAPBSET_READ, c, 0, 0, 0) == 1)
@@ -276,27 +297,28 @@ static _Noreturn void run(struct process_plan *plan, int status_fd)
 void child_become(struct process_plan *plan, const struct child_io *io, struct user_identity *told,
                   int status_fd)
 {
-    struct user_identity id;
+    struct user_identity resolved;
+    const struct user_identity *id = plan->identity ? plan->identity : &resolved;
     struct error *err = NULL;
-    int r = resolve_user(plan, &id, &err);
+    int r = plan->identity ? 0 : resolve_user(plan, &resolved, &err);
 
     if (r == 0)
         r = enter_cwd(plan->cwd, &err);
     if (r == 0)
         r = set_rlimits(plan, &err);
     if (r == 0)
-        r = set_stdio(io, &id, &err);
+        r = set_stdio(io, id, &err);
     if (r == 0)
         r = close_the_rest(status_fd, &err);
     if (r == 0)
-        complete_env(plan, &id);
+        complete_env(plan, id);
     if (r == 0)
-        r = set_identity(plan, &id, &err);
+        r = set_identity(plan, id, &err);
     if (r == 0 && plan->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         r = error_set(&err, -errno, "no_new_privs");
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user has cleared it */
     if (told)
-        *told = id;
+        *told = *id;
     if (r == 0 && plan->n_seccomp)
         r = filter_install(plan->seccomp, plan->n_seccomp, &err);
     if (r < 0)

@@ -233,10 +233,9 @@ static int share_identity(struct container *k, struct error **err)
     return 0;
 }
 
-void container_identity(struct container *k, struct user_identity *ret)
+const struct user_identity *container_identity(struct container *k)
 {
-    *ret = *k->told;
-    unshare_identity(k);
+    return k->identity = k->told;
 }
 
 static struct child_io child_io_of(const struct container_io *io)
@@ -317,7 +316,7 @@ int container_spawn_exec(struct container *k, const Nexus__ProcessSpec *spec,
         .child = child_exec,
         .arg = &s,
     };
-    int r = plan_for_exec(k->spec, spec, &s.plan, err);
+    int r = plan_for_exec(k->spec, spec, k->identity, &s.plan, err);
 
     if (r == 0)
         r = process_spawn(k->agent, &spawn, on_exit, userdata, ret, ret_status_fd, err);

@@ -40,8 +40,8 @@ struct container {
     uint64_t oom_kills;                  /* seen so far */
     bool oom_untold;                     /* an event is owed to the host */
     struct process *process;             /* the first process while it lives */
-    struct user_identity
-        *told;           /* owned; shared with the child that starts it; NULL: no start goes on */
+    struct user_identity *told; /* owned; shared with the child that starts it; NULL: not started */
+    const struct user_identity *identity; /* told, once it is the program that runs; else NULL */
     int devpts;          /* owned: the instance it has as /dev/pts, for terminals of execs */
     struct list streams; /* struct stream, by container_link: its start and its execs */
     unsigned exec_count;
@@ -78,8 +78,8 @@ struct container_io {
 int container_spawn_first(struct container *k, const struct container_io *io,
                           void (*on_exit)(struct process *, int, void *), void *userdata,
                           struct process **ret, int *ret_status_fd, struct error **err);
-/* Who it was started as, once: from the start of its program on. */
-void container_identity(struct container *k, struct user_identity *ret);
+/* Who it was started as: not before its program runs. Borrowed; as long as the container. */
+const struct user_identity *container_identity(struct container *k);
 /* Starts a further process in cg (a child of the container's). */
 int container_spawn_exec(struct container *k, const Nexus__ProcessSpec *spec,
                          const struct cgroup *cg, const struct container_io *io,

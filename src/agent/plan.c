@@ -247,7 +247,8 @@ int plan_for_container(const Nexus__ContainerSpec *spec, struct process_plan *re
 }
 
 int plan_for_exec(const Nexus__ContainerSpec *spec, const Nexus__ProcessSpec *exec,
-                  struct process_plan *ret, struct error **err)
+                  const struct user_identity *identity, struct process_plan *ret,
+                  struct error **err)
 {
     const Nexus__ProcessSpec *base = spec->process;
     struct process_plan p = {0};
@@ -273,7 +274,12 @@ int plan_for_exec(const Nexus__ContainerSpec *spec, const Nexus__ProcessSpec *ex
     p.tty = exec->tty;
     p.no_new_privs = base->no_new_privs || exec->no_new_privs;
     p.oom_score_adj = exec->oom_score_adj ? exec->oom_score_adj : base->oom_score_adj;
-    set_user(&p, user_is_set(exec->user) ? exec->user : base->user);
+    if (user_is_set(exec->user)) {
+        set_user(&p, exec->user);
+    } else {
+        set_user(&p, base->user);
+        p.identity = identity;
+    }
     set_capabilities(&p, spec, exec->has_capabilities ? exec : base);
     *ret = p;
     return 0;

@@ -33,6 +33,7 @@ struct process_plan {
     const char *cwd; /* absolute */
     bool tty;
     struct user_request user;
+    const struct user_identity *identity; /* borrowed; user is resolved already. NULL: it is not */
     bool no_new_privs;
     uint64_t capabilities; /* bounding, permitted, effective */
     uint64_t ambient;      /* a subset of them; also inheritable */
@@ -46,9 +47,11 @@ struct process_plan {
 /* The first process of a container. 0; -EINVAL; -E2BIG. */
 int plan_for_container(const Nexus__ContainerSpec *spec, struct process_plan *ret,
                        struct error **err);
-/* A further process: what exec leaves unset is as in the container. */
+/* A further process: what exec leaves unset is as in the container. identity: borrowed; whom the container's
+ * first process runs as, NULL if it is not known. */
 int plan_for_exec(const Nexus__ContainerSpec *spec, const Nexus__ProcessSpec *exec,
-                  struct process_plan *ret, struct error **err);
+                  const struct user_identity *identity, struct process_plan *ret,
+                  struct error **err);
 /* Frees the vectors. */
 void plan_done(struct process_plan *p);
 

@@ -336,7 +336,6 @@ static int watch_ends(struct stream *s)
 
 static void started(struct stream *s)
 {
-    struct user_identity id;
     Nexus__StreamStarted m;
     Nexus__Identity user;
 
@@ -344,11 +343,11 @@ static void started(struct stream *s)
     nexus__identity__init(&user);
     m.pid = s->process ? (uint32_t)s->process->pid : 0;
     if (!s->is_exec && !s->is_forward) {
-        container_identity(s->container, &id);
-        user.uid = id.uid;
-        user.gid = id.gid;
-        user.groups = id.groups;
-        user.n_groups = id.n_groups < LIMIT_GROUPS_TOLD ? id.n_groups : LIMIT_GROUPS_TOLD;
+        const struct user_identity *id = container_identity(s->container);
+        user.uid = id->uid;
+        user.gid = id->gid;
+        user.groups = (uint32_t *)(uintptr_t)id->groups; /* only read */
+        user.n_groups = id->n_groups < LIMIT_GROUPS_TOLD ? id->n_groups : LIMIT_GROUPS_TOLD;
         m.user = &user;
     }
     s->state = STREAM_RUNNING;

@@ -105,7 +105,7 @@ static void the_later_setting_of_a_variable_counts(void **state)
     f.process.n_env = 2;
     f.exec.env = &f.env[2];
     f.exec.n_env = 1;
-    assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), 0);
+    assert_int_equal(plan_for_exec(&f.spec, &f.exec, NULL, &p, NULL), 0);
     assert_string_equal(plan_env_get(&p, "A"), "3");
     plan_done(&p);
     memcpy(f.env_text[0], "=1", 3);
@@ -140,6 +140,7 @@ static void defaults_fill_only_what_is_unset(void **state)
 
 static void an_exec_takes_the_containers_ways_where_it_says_nothing(void **state)
 {
+    const struct user_identity known = {.uid = 5};
     struct fixture f;
     struct process_plan p;
 
@@ -154,7 +155,7 @@ static void an_exec_takes_the_containers_ways_where_it_says_nothing(void **state
     f.limit.soft = 1;
     f.limit.hard = 2;
     f.exec.user = &f.exec_user;
-    assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), 0);
+    assert_int_equal(plan_for_exec(&f.spec, &f.exec, NULL, &p, NULL), 0);
     assert_string_equal(p.cwd, "/w");
     assert_true(p.no_new_privs && p.oom_score_adj == 7 && p.capabilities == 5);
     assert_string_equal(p.user.image_user, "app");
@@ -163,8 +164,16 @@ static void an_exec_takes_the_containers_ways_where_it_says_nothing(void **state
     plan_done(&p);
     f.exec_user.has_uid = true;
     f.exec_user.uid = 9;
-    assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), 0);
+    assert_int_equal(plan_for_exec(&f.spec, &f.exec, &known, &p, NULL), 0);
     assert_true(p.user.has_uid && p.user.uid == 9);
+    assert_null(p.identity); /* it is another user's */
+    plan_done(&p);
+    f.exec.user = NULL;
+    assert_int_equal(plan_for_exec(&f.spec, &f.exec, &known, &p, NULL), 0);
+    assert_ptr_equal(p.identity, &known); /* nothing is looked up again */
+    plan_done(&p);
+    assert_int_equal(plan_for_exec(&f.spec, &f.exec, NULL, &p, NULL), 0);
+    assert_null(p.identity);
     plan_done(&p);
 }
 
@@ -187,11 +196,11 @@ static void a_filter_is_whole_instructions_and_no_more_than_the_kernel_takes(voi
         if (lengths[i].r == 0) {
             assert_int_equal(p.n_seccomp, lengths[i].len / 8);
             plan_done(&p);
-            assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), 0);
+            assert_int_equal(plan_for_exec(&f.spec, &f.exec, NULL, &p, NULL), 0);
             assert_int_equal(p.n_seccomp, lengths[i].len / 8); /* an exec has it, too */
             plan_done(&p);
         } else {
-            assert_int_equal(plan_for_exec(&f.spec, &f.exec, &p, NULL), -EINVAL);
+            assert_int_equal(plan_for_exec(&f.spec, &f.exec, NULL, &p, NULL), -EINVAL);
         }
     }
 }
