@@ -3,10 +3,15 @@
  * mounts. A region's key is the image's id, so all containers of a pod share it. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "pod/node-internal.h"
 #include "pod/vmm-client.h"
+
+#define RETRY_MS 100U
+#define RETRIES_NS \
+    30000000000ULL /* the image's last container of before has gone by then, or does not go */
 
 static const struct record_field image_mount_fields[] = {
     RECORD_FIELD(STR, image_mount, destination),
@@ -153,12 +158,36 @@ static void added(struct container *c, int r, const struct error *err)
     plan_step_done(c->plan, c->region_job.step, r, why);
 }
 
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct container *c = userdata;
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
+    LOG_SCOPE(pod, "pod", c->sandbox->id);
+
+    c->region_retry = sd_event_source_disable_unref(c->region_retry);
+    r = add_next(c, &err);
+    if (r < 0)
+        added(c, r, err);
+    return 0;
+}
+
+static bool ask_again(struct container *c)
+{
+    return clock_mono_ns() < c->region_until_ns &&
+           sd_event_add_time_relative(c->sandbox->node->event, &c->region_retry, CLOCK_MONOTONIC,
+                                      RETRY_MS * 1000, 0, on_retry, c) >= 0;
+}
+
 static void on_added(void *userdata, int r, const Nexus__VmmState *state, const struct error *err)
 {
     struct container *c = userdata;
     LOG_SCOPE(pod, "pod", c->sandbox->id);
 
     c->call = NULL;
+    /* the region of another container's that is just being removed: a guest takes its time for that */
+    if (r == -EAGAIN && ask_again(c))
+        return;
     added(c, r, err);
 }
 
@@ -233,6 +262,7 @@ int create_region(struct plan_run *run, void *object, struct error **err)
     struct container *c = object;
 
     c->region_at = 0;
+    c->region_until_ns = clock_mono_ns() + RETRIES_NS;
     c->region_job.step = plan_current_step(run);
     return add_next(c, err);
 }
@@ -241,6 +271,7 @@ void cancel_region(struct plan_run *run, void *object)
 {
     struct container *c = object;
 
+    c->region_retry = sd_event_source_disable_unref(c->region_retry);
     side_job_cancel(TAKE(c->region_job.job));
     vmm_call_cancel(TAKE(c->call));
 }

@@ -69,6 +69,7 @@ void container_free(struct container *c)
     side_job_cancel(c->region_job.job);
     side_job_cancel(c->files_job.job);
     container_files_free(c->files);
+    sd_event_source_disable_unref(c->region_retry);
     sd_event_source_disable_unref(c->timer);
     waiters_complete(&c->create_waiters, q, -ECANCELED, NULL, NULL);
     waiters_complete(&c->start_waiters, q, -ECANCELED, NULL, NULL);

@@ -65,6 +65,8 @@ struct container {
     unsigned call_step;          /* of a create plan: which step that is */
     struct container_volumes *volumes; /* owned; while it is created */
     struct step_job region_job, files_job;
+    sd_event_source *region_retry; /* nexus-vmm is to be asked again */
+    uint64_t region_until_ns;      /* not later */
     size_t region_at;              /* which of its images the step "region" is at; 0: its own */
     struct container_files *files; /* owned; between the steps files and guest of a create plan */
     sd_event_source *timer;

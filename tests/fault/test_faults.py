@@ -195,6 +195,14 @@ class Faults(unittest.TestCase):
         self.assertEqual((s.state, s.exit_code), (pb.CONTAINER_EXITED, 255))
         self.assertIn("GuestPanic", self.cri.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
 
+    def test_an_image_that_is_just_leaving_the_vm_is_waited_for(self):
+        """nexus-vmm answers EAGAIN while the guest lets go of the image's region: the image's last container was removed."""
+        self.node.guest_script("fail@region#1=11,fail@region#2=11")
+        pod = self.pod()
+        ctr = self.cri.run(pod, "c", nodes.IMAGE, FOREVER)
+        self.assertEqual(self.cri.exec(ctr, "echo", "a")[0], 0)
+        self.cri.remove_pod(pod[0])
+
     def test_container_that_does_not_end_costs_its_vm(self):
         self.node.guest_script("mute@signal")
         pod = self.pod()
