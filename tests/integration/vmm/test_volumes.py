@@ -164,7 +164,7 @@ class Guest(unittest.TestCase):
     def test_what_is_not_there_is_told_at_create(self):
         w = self.secret(payload={"a": (b"1", 0o644)})
         key = self.region({"s": w.dir})
-        for volume, text in ((self.c.volume("s", key, "/v", part="other"), "no part other"),
+        for volume, text in ((self.c.volume("s", key, "/v", part="other"), 'no part "other"'),
                              (self.c.volume("s", key, "/v", sub_path="b"), "No such file"),
                              (self.c.volume("s", "vol-none", "/v"), "was not added"),
                              (self.c.volume("s", key, "/v/../.."), "no place"),
