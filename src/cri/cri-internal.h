@@ -37,6 +37,11 @@ struct rpc *rpc_new(struct cri *cri, struct grpc_call *call,
                     void (*reply)(struct rpc *rpc, const char *id));
 /* The waiter function of all operations: fails the call or calls reply. */
 void rpc_done(void *userdata, int r, const struct error *err, const char *id);
+/* stats.c: a call that answers when the sandboxes that are wanted were asked for their numbers. request, arg:
+ * borrowed until then. */
+void rpc_begin_stats(struct cri *cri, struct grpc_call *call, const void *request,
+                     bool (*wanted)(const struct sandbox *s, const void *arg), const void *arg,
+                     void (*reply)(struct rpc *rpc, const char *id));
 /* A whole call: operation on the object id, and an answer without fields, of type response. */
 typedef int (*rpc_operation)(struct node *n, const char *id, waiter_fn fn, void *userdata,
                              struct waiter **ret, struct error **err);

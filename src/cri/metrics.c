@@ -409,28 +409,14 @@ static void reply_stream(struct rpc *rpc, const char *id)
         list_stream(rpc->call, &runtime__v1__stream_pod_sandbox_metrics_response__descriptor, &l);
 }
 
-static void begin(struct cri *cri, struct grpc_call *call,
-                  void (*reply)(struct rpc *rpc, const char *id))
-{
-    _cleanup_(error_freep) struct error *err = NULL;
-    struct rpc *rpc = rpc_new(cri, call, reply);
-    int r;
-
-    if (!rpc)
-        return;
-    r = node_refresh_stats(cri->node, is_ready, NULL, rpc_done, rpc, &rpc->waiter, &err);
-    if (r < 0)
-        rpc_fail(call, r, &err);
-}
-
 void cri_list_pod_sandbox_metrics(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
-    begin(ud, call, reply_list);
+    rpc_begin_stats(ud, call, NULL, is_ready, NULL, reply_list);
 }
 
 void cri_stream_pod_sandbox_metrics(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
-    begin(ud, call, reply_stream);
+    rpc_begin_stats(ud, call, NULL, is_ready, NULL, reply_stream);
 }

@@ -181,10 +181,9 @@ static bool is_that(const struct sandbox *s, const void *arg)
     return s == arg;
 }
 
-/* A call that answers when the sandboxes that are wanted were asked. */
-static void begin(struct cri *cri, struct grpc_call *call, const void *request,
-                  bool (*wanted)(const struct sandbox *s, const void *arg), const void *arg,
-                  void (*reply)(struct rpc *rpc, const char *id))
+void rpc_begin_stats(struct cri *cri, struct grpc_call *call, const void *request,
+                     bool (*wanted)(const struct sandbox *s, const void *arg), const void *arg,
+                     void (*reply)(struct rpc *rpc, const char *id))
 {
     _cleanup_(error_freep) struct error *err = NULL;
     struct rpc *rpc = rpc_new(cri, call, reply);
@@ -238,7 +237,7 @@ void cri_container_stats(struct grpc_call *call, const ProtobufCMessage *m, void
     if (r < 0)
         rpc_fail(call, r, &err);
     else
-        begin(ud, call, req, is_that, c->sandbox, reply_container);
+        rpc_begin_stats(ud, call, req, is_that, c->sandbox, reply_container);
 }
 
 /* Those that have numbers. False: the call was answered. */
@@ -279,7 +278,7 @@ void cri_list_container_stats(struct grpc_call *call, const ProtobufCMessage *m,
     RPC_SCOPE(call);
     const Runtime__V1__ListContainerStatsRequest *req = (const void *)m;
 
-    begin(ud, call, req, has_match, req->filter, reply_container_list);
+    rpc_begin_stats(ud, call, req, has_match, req->filter, reply_container_list);
 }
 
 static void stream_container_list(struct rpc *rpc, const char *id)
@@ -296,7 +295,7 @@ void cri_stream_container_stats(struct grpc_call *call, const ProtobufCMessage *
     RPC_SCOPE(call);
     const Runtime__V1__StreamContainerStatsRequest *req = (const void *)m;
 
-    begin(ud, call, req, has_match, req->filter, stream_container_list);
+    rpc_begin_stats(ud, call, req, has_match, req->filter, stream_container_list);
 }
 
 /* ---- sandboxes */
@@ -461,7 +460,7 @@ void cri_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage *m, vo
     if (r < 0)
         rpc_fail(call, r, &err);
     else
-        begin(ud, call, req, is_that, s, reply_pod);
+        rpc_begin_stats(ud, call, req, is_that, s, reply_pod);
 }
 
 static bool pod_list(struct rpc *rpc, const Runtime__V1__PodSandboxStatsFilter *filter,
@@ -494,7 +493,7 @@ void cri_list_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage *
     RPC_SCOPE(call);
     const Runtime__V1__ListPodSandboxStatsRequest *req = (const void *)m;
 
-    begin(ud, call, req, pod_matches, req->filter, reply_pod_list);
+    rpc_begin_stats(ud, call, req, pod_matches, req->filter, reply_pod_list);
 }
 
 static void stream_pod_list(struct rpc *rpc, const char *id)
@@ -511,5 +510,5 @@ void cri_stream_pod_sandbox_stats(struct grpc_call *call, const ProtobufCMessage
     RPC_SCOPE(call);
     const Runtime__V1__StreamPodSandboxStatsRequest *req = (const void *)m;
 
-    begin(ud, call, req, pod_matches, req->filter, stream_pod_list);
+    rpc_begin_stats(ud, call, req, pod_matches, req->filter, stream_pod_list);
 }
