@@ -26,9 +26,10 @@
 #define LAYOUT_KVM_IDENTITY 0xFFFBC000ULL /* one page of KVM's own, Intel only */
 #define LAYOUT_KVM_TSS 0xFFFBD000ULL      /* three pages, the same */
 
-/* virtio-mmio windows: 0 … 15 cold devices, then one per hot slot */
+/* virtio-mmio windows: 0 … 15 cold devices, the last of them the share's, then one per hot slot */
 #define LAYOUT_MMIO 0xD0000000ULL
 #define LAYOUT_MMIO_BYTES 0x1000ULL
+#define LAYOUT_MMIO_SHARE 15U /* empty until a share is added */
 #define LAYOUT_MMIO_HOT 16U
 #define LAYOUT_HOT_SLOTS (LIMIT_REGIONS + LIMIT_PARKED)
 #define LAYOUT_MMIO_WINDOWS (LAYOUT_MMIO_HOT + LAYOUT_HOT_SLOTS)
@@ -38,6 +39,7 @@
 #define LAYOUT_GSI_COM1 4U
 #define LAYOUT_GSI_COLD 5U /* + number of the cold device */
 #define LAYOUT_GSI_GED 10U
+#define LAYOUT_GSI_SHARE 11U
 #define LAYOUT_GSI_HOT 16U /* 8 lines shared by the hot slots */
 #define LAYOUT_GSI_HOT_LINES 8U
 

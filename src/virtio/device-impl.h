@@ -24,6 +24,8 @@ struct virtio_ops {
     unsigned queues;     /* <= VIRTIO_QUEUES_MAX */
     uint16_t queue_size; /* most descriptors, a power of two <= VQ_SIZE_MAX */
     uint32_t bytes_max;  /* per chain */
+    /* Another process serves the queues: this one does not hear kicks before virtio_queue_watch(). */
+    bool foreign_kicks;
     /* The driver said DRIVER_OK; dev->features and dev->vq are set. 0 or errno: NEEDS_RESET. NULL:
      * nothing to do. Each queue is kicked once afterwards. */
     int (*activate)(struct virtio_device *dev);
@@ -64,6 +66,14 @@ void virtio_device_fail(struct virtio_device *dev, const char *reason);
 void virtio_queue_flush(struct virtio_device *dev, unsigned q);
 /* Kicks queue q again on the loop's next turn: more work than one turn may do. */
 void virtio_queue_again(struct virtio_device *dev, unsigned q);
+
+/* For a device whose queues another process serves. The eventfd that the guest's kicks of queue q come to,
+ * borrowed, as long as the device is attached. */
+int virtio_queue_kick_fd(const struct virtio_device *dev, unsigned q);
+/* From now on kicks of queue q come to ops->kick. 0 or errno. */
+int virtio_queue_watch(struct virtio_device *dev, unsigned q);
+/* Something was put into a used ring: the guest is interrupted. */
+void virtio_queue_interrupt(struct virtio_device *dev);
 
 /* Serves one chain. The bytes written into it (>= 0), or -EAGAIN: put it back and stop until
  * virtio_queue_again(); or -EPROTO with dev->vq[q].fault or *ret_fault set: the device fails. */

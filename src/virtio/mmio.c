@@ -120,6 +120,16 @@ void virtio_queue_flush(struct virtio_device *dev, unsigned q)
         interrupt(dev->window, VIRTIO_MMIO_INT_VRING);
 }
 
+int virtio_queue_kick_fd(const struct virtio_device *dev, unsigned q)
+{
+    return dev->window->kick[q].fd;
+}
+
+void virtio_queue_interrupt(struct virtio_device *dev)
+{
+    interrupt(dev->window, VIRTIO_MMIO_INT_VRING);
+}
+
 void virtio_queue_again(struct virtio_device *dev, unsigned q)
 {
     dev->window->again_queues |= 1U << q;
@@ -284,6 +294,13 @@ static void on_again(struct loop_source *s, void *userdata)
         if (queues & (1U << q))
             kick_queue(w, q);
     }
+}
+
+int virtio_queue_watch(struct virtio_device *dev, unsigned q)
+{
+    struct kick *k = &dev->window->kick[q];
+
+    return loop_add_io(dev->window->loop, k->fd, LOOP_READ, on_kick, k, &k->source);
 }
 
 /* ---- registers, any thread ---- */
@@ -617,14 +634,24 @@ static int watch(struct virtio_mmio *w, loop_io_fn fn, void *userdata, int *ret_
     return loop_add_io(w->loop, *ret_fd, LOOP_READ, fn, userdata, ret);
 }
 
-static int open_sources(struct virtio_mmio *w, unsigned queues)
+static int open_kick(struct virtio_mmio *w, unsigned q, bool foreign)
+{
+    struct kick *k = &w->kick[q];
+
+    if (!foreign)
+        return watch(w, on_kick, k, &k->fd, &k->source);
+    k->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return k->fd < 0 ? -errno : 0;
+}
+
+static int open_sources(struct virtio_mmio *w, const struct virtio_ops *ops)
 {
     int r = watch(w, on_wake, w, &w->wake_fd, &w->wake);
 
     if (r == 0)
         r = loop_add_defer(w->loop, on_again, w, &w->again);
-    for (unsigned q = 0; q < queues && r == 0; q++)
-        r = watch(w, on_kick, &w->kick[q], &w->kick[q].fd, &w->kick[q].source);
+    for (unsigned q = 0; q < ops->queues && r == 0; q++)
+        r = open_kick(w, q, ops->foreign_kicks);
     return r;
 }
 
@@ -634,7 +661,7 @@ int virtio_mmio_attach(struct virtio_mmio *w, struct virtio_device *dev)
 
     if (w->dev)
         return -EBUSY;
-    r = open_sources(w, dev->ops->queues);
+    r = open_sources(w, dev->ops);
     if (r < 0) {
         close_sources(w);
         return r;

@@ -131,12 +131,18 @@ int vq_start(struct vq *q, const struct gmem *mem, const struct vq_geometry *g, 
         .event_idx = event_idx,
         .indirect = indirect,
         .bytes_max = bytes_max,
+        .places = *g,
         .ram_end = gmem_ram_end(mem),
         .desc = desc,
         .avail = avail,
         .used = used,
     };
     return 0;
+}
+
+void vq_resume(struct vq *q)
+{
+    q->used_next = q->used_visible = q->avail_next = q->avail_known = load16(q->used + RING_IDX);
 }
 
 void vq_stop(struct vq *q)

@@ -34,6 +34,7 @@ struct vq {
     bool event_idx; /* negotiated */
     bool indirect;  /* negotiated */
     uint32_t bytes_max;
+    struct vq_geometry places;
     uint64_t ram_end; /* gpa; what lies beyond may be taken away by the loop */
     /* host views of the three areas, in RAM, valid for the life of the guest's memory */
     const uint8_t *desc;
@@ -67,6 +68,8 @@ bool vq_geometry_ok(const struct gmem *mem, const struct vq_geometry *g, uint16_
 /* bytes_max: most bytes of one chain. 0; -EINVAL: the geometry is not right (any more). */
 int vq_start(struct vq *q, const struct gmem *mem, const struct vq_geometry *g, uint32_t bytes_max,
              bool event_idx, bool indirect);
+/* Goes on where the ring's last server stopped, which gave back what it took in the order of taking. */
+void vq_resume(struct vq *q);
 void vq_stop(struct vq *q);
 static inline bool vq_is_started(const struct vq *q)
 {

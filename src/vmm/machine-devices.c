@@ -177,6 +177,8 @@ int machine_devices_new(struct machine *m, struct error **err)
         return r;
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS && r >= 0; i++)
         r = window_new(m, LAYOUT_MMIO_HOT + i, hot_gsi(i), &m->hot[i].window);
+    if (r >= 0)
+        r = window_new(m, LAYOUT_MMIO_SHARE, LAYOUT_GSI_SHARE, &m->share.window);
     if (r < 0)
         return error_set(err, r, "hot slots");
     r = machine_gsi_fd(m, LAYOUT_GSI_GED);
@@ -185,7 +187,7 @@ int machine_devices_new(struct machine *m, struct error **err)
 
 int machine_devices_describe(struct machine *m, struct error **err)
 {
-    struct acpi_device devices[COLD_DEVICES_MAX + LAYOUT_HOT_SLOTS];
+    struct acpi_device devices[COLD_DEVICES_MAX + 1 + LAYOUT_HOT_SLOTS];
     struct acpi_config cfg = {
         .cpus = m->cfg.cpus,
         .devices = devices,
@@ -204,6 +206,11 @@ int machine_devices_describe(struct machine *m, struct error **err)
                 .gsi = LAYOUT_GSI_COLD + n,
                 .present_bit = -1,
             };
+    devices[cfg.n++] = (struct acpi_device){
+        .window = (uint32_t)LAYOUT_MMIO_WINDOW(LAYOUT_MMIO_SHARE),
+        .gsi = LAYOUT_GSI_SHARE,
+        .present_bit = -1,
+    };
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         devices[cfg.n++] = (struct acpi_device){
             .window = (uint32_t)LAYOUT_MMIO_WINDOW(LAYOUT_MMIO_HOT + i),
@@ -231,6 +238,8 @@ void machine_devices_stop(struct machine *m)
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         if (m->hot[i].window)
             virtio_mmio_stop(m->hot[i].window);
+    if (m->share.window)
+        virtio_mmio_stop(m->share.window);
 }
 
 void machine_devices_release(struct machine *m)
@@ -240,6 +249,8 @@ void machine_devices_release(struct machine *m)
             virtio_mmio_detach(m->cold[n].window);
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         virtio_mmio_detach(m->hot[i].window);
+    machine_share_done(m);
+    virtio_mmio_detach(m->share.window);
 }
 
 void machine_devices_quiesce(struct machine *m)
@@ -254,6 +265,8 @@ void machine_devices_free(struct machine *m)
         virtio_mmio_free(m->cold[n].window);
     for (unsigned i = 0; i < LAYOUT_HOT_SLOTS; i++)
         virtio_mmio_free(m->hot[i].window);
+    machine_share_done(m);
+    virtio_mmio_free(m->share.window);
     machine_regions_free(m);
 }
 
@@ -298,5 +311,7 @@ void machine_devices_counters(struct machine *m, machine_counter_fn add, void *c
         regions += m->hot[i].region && !m->hot[i].parked;
     }
     add_window("pmem", &sum, add, ctx);
+    virtio_mmio_counters(m->share.window, &c);
+    add_window("fs", &c, add, ctx);
     add(ctx, "regions", regions);
 }

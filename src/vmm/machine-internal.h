@@ -18,6 +18,7 @@ struct loop_source;
 struct ro_region;
 struct serial;
 struct vcpu;
+struct virtio_device;
 struct virtio_mmio;
 struct vm;
 
@@ -52,6 +53,18 @@ struct vacant_slot {
 };
 #define VACANT_MAX 8
 
+/* The window of the virtio-fs device. The guest's firmware tables have it from the start; empty, it is no
+ * device to the kernel, and the agent has the driver look again when one was put there. */
+struct share_slot {
+    struct virtio_mmio *window; /* owned */
+    struct virtio_device *dev;  /* owned by its window, or here until it is ready; NULL: none */
+    bool attached;
+    struct loop_source *settle; /* deferred: ready has been told, and what follows from it is due */
+    int result;                 /* of ready */
+    machine_share_fn fn;        /* NULL: nobody waits */
+    void *userdata;
+};
+
 /* A region whose files come in several calls. */
 struct hot_partial {
     struct list link;
@@ -83,6 +96,7 @@ struct machine {
 
     struct cold_device cold[COLD_DEVICES_MAX];
     struct hot_slot hot[LAYOUT_HOT_SLOTS];
+    struct share_slot share;
     struct vacant_slot vacant[VACANT_MAX];
     unsigned next_vacant; /* that goes when there are too many */
     pthread_mutex_t regions_lock;
@@ -120,12 +134,15 @@ void machine_devices_release(struct machine *m);
 /* What release left (the vsock, whose rings may still be read) stops touching guest memory. */
 void machine_devices_quiesce(struct machine *m);
 void machine_devices_free(struct machine *m);
-struct virtio_device;
 /* The device behind the window, kicks without exits. On failure dev is freed. */
 int machine_window_attach(struct machine *m, struct virtio_mmio *w, unsigned window,
                           struct virtio_device *dev);
 /* Before a device is detached. */
 void machine_window_unwire(struct machine *m, struct virtio_mmio *w, unsigned window);
+/* machine-share.c: no device yet; 0 or errno. */
+int machine_share_init(struct machine *m);
+/* What is not attached; before the windows go. */
+void machine_share_done(struct machine *m);
 /* machine-regions.c: what this process reads of lost pages is told from now on. 0 or errno. */
 int machine_regions_init(struct machine *m);
 /* No slot of the VM is used any more. */

@@ -320,6 +320,8 @@ static int assemble(struct machine *m, struct error **err)
         r = vcpu_init_signals();
     if (r >= 0)
         r = machine_regions_init(m);
+    if (r >= 0)
+        r = machine_share_init(m);
     if (r < 0)
         return error_set(err, r, "console and ports");
     r = machine_devices_new(m, err);

@@ -90,6 +90,18 @@ bool machine_may_park(struct machine *m, uint64_t gpa);
  * as it was. */
 int machine_park_region(struct machine *m, uint64_t gpa);
 
+/* ---- the share: one virtio-fs device, served by another process */
+typedef void (*machine_share_fn)(void *userdata, int r);
+/* fd: a stream socket connected to a vhost-user back end (virtiofsd); the machine's on success. fn is called
+ * once from the loop: 0: a device of that tag is there for the guest to mount; errno of virtio_fs_config.ready.
+ * -EEXIST: there is one, or its back end is lost; -EALREADY: one is on its way. */
+int machine_add_share(struct machine *m, int fd, const char *tag, machine_share_fn fn,
+                      void *userdata);
+enum machine_share_state { MACHINE_SHARE_NONE, MACHINE_SHARE_LIVE, MACHINE_SHARE_LOST };
+enum machine_share_state machine_share_state(const struct machine *m);
+/* The _UID, in the firmware tables, of its device. */
+uint32_t machine_share_device(void);
+
 /* "kvm.exit.mmio", "boot.kvm_run_ns", "virtio.net.kicks" … */
 typedef void (*machine_counter_fn)(void *ctx, const char *name, uint64_t value);
 void machine_counters(struct machine *m, machine_counter_fn add, void *ctx);

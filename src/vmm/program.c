@@ -18,6 +18,7 @@
 #include "vmm/supervisor.h"
 #include "vmm/transport-vsock.h"
 
+#define SHARE_TAG "nexus" /* the agent mounts it by that */
 #define POWEROFF_GRACE_MS 5000U
 #define COUNTERS_BYTES_MAX (64U << 10)
 
@@ -184,6 +185,29 @@ static int host_park_region(void *ud, uint64_t gpa)
     return machine_park_region(p->machine, gpa);
 }
 
+static int host_add_share(void *ud, int fd, void (*done)(void *ctx, int r), void *ctx)
+{
+    struct program *p = ud;
+
+    return machine_add_share(p->machine, fd, SHARE_TAG, done, ctx);
+}
+
+static int host_share_state(void *ud, uint32_t *ret_device)
+{
+    struct program *p = ud;
+
+    *ret_device = machine_share_device();
+    switch (machine_share_state(p->machine)) {
+    case MACHINE_SHARE_LIVE:
+        return 0;
+    case MACHINE_SHARE_LOST:
+        return -EIO;
+    case MACHINE_SHARE_NONE:
+    default:
+        return -ENOENT;
+    }
+}
+
 static void host_stop_vm(void *ud)
 {
     struct program *p = ud;
@@ -214,6 +238,8 @@ static const struct supervisor_host_ops host_ops = {
     .remove_region = host_remove_region,
     .may_park = host_may_park,
     .park_region = host_park_region,
+    .add_share = host_add_share,
+    .share_state = host_share_state,
     .stop_vm = host_stop_vm,
     .exit_process = host_exit_process,
     .counters = host_counters,

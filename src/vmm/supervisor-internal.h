@@ -28,7 +28,9 @@ struct supervisor {
     Nexus__VmmState__Phase phase; /* BOOTING → (hello) READY → (vm_ended) ENDED; BOOTING → ENDED */
     Nexus__VmmState__End end;
     char *end_detail; /* printable; NULL before ENDED */
-    bool end_told;    /* by the machine; noted when this turn's events are handled */
+    bool share_pending;
+    struct control_caller share_caller; /* whom its end is told */
+    bool end_told; /* by the machine; noted when this turn's events are handled */
     Nexus__VmmState__End told_end;
     char *told_detail; /* as it came */
     struct loop_source *end_defer;
@@ -103,6 +105,14 @@ int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__
 void supervisor_end_releases(struct supervisor *sup);
 /* Of connection, or (0) all. */
 void supervisor_drop_partials(struct supervisor *sup, uint64_t connection);
+
+/* supervisor-share.c */
+int supervisor_add_share(struct supervisor *sup, struct control_caller who, int *fds, size_t n_fds,
+                         struct error **err);
+/* Where the share is that a volume is a part of. */
+int supervisor_find_share(struct supervisor *sup, uint32_t *ret_device, struct error **err);
+/* The VM has ended: whoever waits for the share is answered. */
+void supervisor_end_share(struct supervisor *sup);
 
 /* supervisor-stats.c */
 int supervisor_get_stats(struct supervisor *sup, struct control_caller who, struct error **err);

@@ -337,7 +337,17 @@ int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__
         Nexus__VolumeMount *m = spec->volumes[i];
         struct region *region;
         struct volume *v = NULL;
-        int r = region_of(sup, m->volume, m->region, &region, err);
+        int r = 0;
+
+        if (m->memory_bytes)
+            continue;
+        if (m->share) {
+            r = supervisor_find_share(sup, &m->device, err);
+            if (r < 0)
+                return error_prefix(err, r, "container %s", c->id);
+            continue;
+        }
+        r = region_of(sup, m->volume, m->region, &region, err);
 
         if (r < 0)
             return error_prefix(err, r, "container %s", c->id);

@@ -684,6 +684,8 @@ static int dispatch(struct supervisor *sup, struct control_caller who,
         return do_configure(sup, who, m->configure, err);
     case NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION:
         return supervisor_add_region(sup, who, m->add_region, fds, n_fds, err);
+    case NEXUS__CONTROL_MESSAGE__BODY_ADD_SHARE:
+        return supervisor_add_share(sup, who, fds, n_fds, err);
     case NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION:
         return supervisor_remove_region(sup, who, m->remove_region->key, err);
     case NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER:

@@ -385,6 +385,7 @@ static bool note_end(struct supervisor *sup, Nexus__VmmState__End end, const cha
     spare_stop(sup->spare);
     agent_link_close(sup->agent); /* open requests end with an error of the link */
     supervisor_end_releases(sup);
+    supervisor_end_share(sup);
     end_containers(sup, err);
     list_foreach_safe (s, tmp, &sup->streams, link)
         stream_fail(s->stream, -err->code, err);

@@ -47,6 +47,11 @@ struct supervisor_host_ops {
     bool (*may_park)(void *ud, uint64_t gpa);
     /* The guest has unmounted it and kept its driver. 0 or errno. */
     int (*park_region)(void *ud, uint64_t gpa);
+    /* Hot-adds the share's device, served by the back end at the other end of fd (a socket, taken on success). done
+     * comes later, once: 0 or errno. NULL: there are no shares. */
+    int (*add_share)(void *ud, int fd, void (*done)(void *ctx, int r), void *ctx);
+    /* 0: there is one; -ENOENT, -EIO: its server is lost. *ret_device: its _UID. */
+    int (*share_state)(void *ud, uint32_t *ret_device);
     /* Stop all vCPUs now. supervisor_vm_ended may be called from within or later; either is ignored
      * then, the supervisor has already noted why. */
     void (*stop_vm)(void *ud);
