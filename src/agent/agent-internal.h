@@ -33,6 +33,7 @@ struct agent {
     struct list creating;      /* struct creation: wait for their region */
     struct list regions;       /* struct region */
     struct list releases;      /* struct release: regions on their way out */
+    bool share_ready;          /* the pod's share is mounted */
     struct list volumes;       /* struct volume */
     struct list layers;        /* struct layer: what live volumes are seen through */
     struct list updates;       /* struct update: volumes that wait for their region */

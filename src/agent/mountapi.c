@@ -48,7 +48,7 @@ int mnt_new(const char *type, const char *const *options, uint64_t attrs)
 
 int mnt_clone(int dirfd, const char *path, bool all)
 {
-    unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_NO_AUTOMOUNT;
+    unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH;
 
     return result(syscall(NR_open_tree, dirfd, path, flags | (all ? AT_RECURSIVE : 0U)));
 }

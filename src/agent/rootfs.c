@@ -41,8 +41,8 @@ static int open_volume(const struct rootfs_volume *v)
     _cleanup_(closep) int base = -EBADF;
     _cleanup_(closep) int below = -EBADF;
 
-    if (v->live)
-        return mnt_clone(AT_FDCWD, v->source, true);
+    if (v->live || v->shared)
+        return mnt_clone(AT_FDCWD, v->source, v->live);
     base = open(v->source, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (base < 0)
         return -errno;
@@ -257,9 +257,11 @@ static int place_volumes(const struct rootfs_plan *plan, struct sources *src, st
         const struct rootfs_volume *v = &plan->volumes[i];
         struct stat st;
 
+        uint64_t attrs = (v->writable ? 0 : MNT_RDONLY) | MNT_NODEV | (v->shared ? 0 : MNT_NOSUID);
+
         r = fstat(src->volumes[i], &st) < 0 ? -errno : 0;
         if (r == 0)
-            r = mnt_set_attrs(src->volumes[i], MNT_RDONLY | MNT_NOSUID | MNT_NODEV, v->live);
+            r = mnt_set_attrs(src->volumes[i], attrs, v->live);
         r = r < 0 ? error_set(err, r, "volume for %s: %s", v->target, strerror(-r))
                   : place(src, src->volumes[i], v->target, S_ISDIR(st.st_mode), true, err);
     }

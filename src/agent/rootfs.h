@@ -23,7 +23,9 @@ struct rootfs_volume {
     char *source;         /* owned: directory or file in the agent's root */
     const char *sub_path; /* borrowed: below source, links stay inside it; "" */
     const char *target;   /* borrowed: absolute, in the container */
-    bool live;            /* with the mounts in it, those that come later too */
+    bool shared;          /* its place is a mount, or is to become one when it is looked at */
+    bool writable;
+    bool live; /* with the mounts in it, those that come later too */
 };
 
 struct rootfs_plan {
@@ -35,7 +37,7 @@ struct rootfs_plan {
     int console;     /* number of the terminal in devpts; -1: none */
     struct rootfs_file files[ROOTFS_FILES_MAX];
     size_t n_files;
-    struct rootfs_volume volumes[ROOTFS_VOLUMES_MAX]; /* in the order of mounting; read-only */
+    struct rootfs_volume volumes[ROOTFS_VOLUMES_MAX]; /* in the order of mounting */
     size_t n_volumes;
     Nexus__DeviceNode **devices; /* borrowed; checked */
     size_t n_devices;

@@ -11,6 +11,7 @@
 #include "agent/mountapi.h"
 #include "agent/region-wait.h"
 #include "agent/rootfs.h"
+#include "agent/share.h"
 #include "base/clock.h"
 #include "base/limit.h"
 #include "base/log.h"
@@ -49,7 +50,7 @@ static bool has_dot_dot(const char *path)
 
 static bool is_live(const Nexus__VolumeMount *m)
 {
-    return m->live && !*m->sub_path;
+    return m->live && !*m->sub_path && !is_shared(m);
 }
 
 int volumes_check(const Nexus__ContainerSpec *spec, struct error **err)
@@ -60,7 +61,8 @@ int volumes_check(const Nexus__ContainerSpec *spec, struct error **err)
         const Nexus__VolumeMount *m = spec->volumes[i];
 
         if (!name_is_valid(m->volume) ||
-            !(part_is_valid(m->part) || (!*m->part && !m->live))) /* none: the whole region */
+            !(part_is_valid(m->part) ||
+              (!*m->part && !m->live && !m->share))) /* none: the whole region */
             return error_set(err, -EINVAL, "volume \"%.80s\": no name, or part \"%.80s\" is none",
                              m->volume, m->part);
         if (m->destination[0] != '/' || has_dot_dot(m->destination) ||
@@ -154,7 +156,8 @@ static struct region_place place_of(const Nexus__VolumeMount *m)
 void volumes_want(struct agent *a, const Nexus__ContainerSpec *spec)
 {
     for (size_t i = 0; i < spec->n_volumes; i++)
-        if (!is_live(spec->volumes[i]) || !find(a, spec->volumes[i]->volume))
+        if (!spec->volumes[i]->memory_bytes &&
+            (!is_live(spec->volumes[i]) || !find(a, spec->volumes[i]->volume)))
             region_want(a, place_of(spec->volumes[i]));
 }
 
@@ -167,6 +170,10 @@ static int get_regions(struct agent *a, const Nexus__ContainerSpec *spec, struct
     for (size_t i = 0; i < spec->n_volumes && r == 0; i++) {
         const Nexus__VolumeMount *m = spec->volumes[i];
 
+        if (is_shared(m)) {
+            r = share_get(a, m, err);
+            continue;
+        }
         if (is_live(m) && find(a, m->volume))
             continue; /* it has its own */
         r = region_get(a, place_of(m), &holds[i].region, err);
@@ -239,11 +246,14 @@ void volumes_plan(const struct container *k, struct rootfs_plan *p)
         const Nexus__VolumeMount *m = spec->volumes[i];
         const struct volume_hold *h = &k->volumes[i];
         struct rootfs_volume v = {
-            .source =
-                h->volume ? facade_path(k->agent, h->volume->name) : part_path(h->region, m->part),
+            .source = is_shared(m) ? share_path(k->agent, m)
+                      : h->volume  ? facade_path(k->agent, h->volume->name)
+                                   : part_path(h->region, m->part),
             .sub_path = m->sub_path,
             .target = m->destination,
             .live = h->volume != NULL,
+            .shared = is_shared(m),
+            .writable = m->writable,
         };
         size_t at = p->n_volumes++;
 

@@ -172,6 +172,7 @@ static int mount(const Runtime__V1__Mount *m, struct container_spec *ret, struct
     take_source(m, out);
     out->readonly = m->readonly;
     out->propagation = (int32_t)m->propagation;
+    out->recursive_read_only = m->recursive_read_only;
     out->selinux_relabel = m->selinux_relabel;
     return 0;
 }
@@ -480,6 +481,7 @@ static int mounts_to_cri(struct arena *a, const struct container *c,
             return -ENOMEM;
         to->readonly = from->readonly;
         to->propagation = (Runtime__V1__MountPropagation)from->propagation;
+        to->recursive_read_only = from->recursive_read_only;
         to->selinux_relabel = from->selinux_relabel;
         m->mounts[m->n_mounts++] = to;
     }

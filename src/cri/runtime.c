@@ -59,7 +59,8 @@ void cri_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
     Runtime__V1__RuntimeStatus status = RUNTIME__V1__RUNTIME_STATUS__INIT;
     Runtime__V1__RuntimeCondition conditions[2];
     Runtime__V1__RuntimeCondition *condition_list[2] = {&conditions[0], &conditions[1]};
-    Runtime__V1__RuntimeHandlerFeatures no_features = RUNTIME__V1__RUNTIME_HANDLER_FEATURES__INIT;
+    Runtime__V1__RuntimeHandlerFeatures handler_features =
+        RUNTIME__V1__RUNTIME_HANDLER_FEATURES__INIT;
     Runtime__V1__RuntimeHandler handlers[2] = {RUNTIME__V1__RUNTIME_HANDLER__INIT,
                                                RUNTIME__V1__RUNTIME_HANDLER__INIT};
     Runtime__V1__RuntimeHandler *handler_list[2] = {&handlers[0], &handlers[1]};
@@ -79,7 +80,8 @@ void cri_status(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
     out.status = &status;
     handlers[0].name = text_of("");
     handlers[1].name = text_of(HANDLER_NAME);
-    handlers[0].features = handlers[1].features = &no_features;
+    handler_features.recursive_read_only_mounts = node_has_shares(cri->node);
+    handlers[0].features = handlers[1].features = &handler_features;
     out.runtime_handlers = handler_list;
     out.n_runtime_handlers = 2;
     features.supplemental_groups_policy = 1;

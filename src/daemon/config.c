@@ -56,6 +56,7 @@ static const struct key {
     KEY("vm.boot_timeout", SPAN, vm_boot_timeout_ms, "60s"),
     KEY("scratch.size", SIZE, scratch_size, "8G"),
     KEY("scratch.mkfs", PATH, scratch_mkfs, "/usr/sbin/mkfs.ext4"),
+    KEY("share.program", PATH, share_program, "/usr/libexec/virtiofsd"),
     KEY("mapper.kubelet_root", PATH, mapper_kubelet_root, "/var/lib/kubelet"),
     KEY("mapper.directories", PATHS, mapper_directories, ""),
     KEY("mapper.data", WORD, mapper_data, "map copy"),

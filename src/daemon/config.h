@@ -23,6 +23,7 @@ struct config { /* strings and vectors are owned */
     uint64_t vm_boot_timeout_ms;
     uint64_t scratch_size; /* bytes */
     char *scratch_mkfs;
+    char *share_program;
     char *mapper_kubelet_root, *mapper_data;
     char **mapper_directories;
     char *network_conf_dir, *network_netns_dir;

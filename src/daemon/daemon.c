@@ -173,6 +173,7 @@ static int open_node(struct nexusd *d, struct error **err)
         .boot_timeout_ms = (unsigned)c->vm_boot_timeout_ms,
         .scratch_bytes = c->scratch_size,
         .mkfs_path = c->scratch_mkfs,
+        .virtiofsd_path = c->share_program,
         .cni_conf_dir = c->network_conf_dir,
         .cni_bin_dirs = c->network_bin_dirs,
         .cni_timeout_ms = (unsigned)c->network_timeout_ms,

@@ -20,6 +20,7 @@ enum create_step {
     CREATE_VOLUMES,
     CREATE_FILES,
     CREATE_BUNDLE,
+    CREATE_SHARE,
     CREATE_GUEST,
     CREATE_COMMIT
 };
@@ -183,8 +184,13 @@ static const struct plan_step create_steps[] = {
     /* a region that a crash leaves is one that no record names, see region.h */
     [CREATE_BUNDLE] = {"bundle", PLAN_NEEDS(CREATE_REGION) | PLAN_NEEDS(CREATE_VOLUMES),
                        PLAN_VOLATILE, 0, create_bundle, undo_bundle, cancel_volumes},
-    [CREATE_GUEST] = {"guest", PLAN_NEEDS(CREATE_BUNDLE) | PLAN_NEEDS(CREATE_FILES), 0, 0,
-                      create_guest, undo_guest, cancel_guest},
+    /* what is bound is found by its name, when the container is forgotten */
+    [CREATE_SHARE] = {"share", PLAN_NEEDS(CREATE_VOLUMES), PLAN_VOLATILE, 0, create_share, NULL,
+                      cancel_share},
+    [CREATE_GUEST] = {"guest",
+                      PLAN_NEEDS(CREATE_BUNDLE) | PLAN_NEEDS(CREATE_FILES) |
+                          PLAN_NEEDS(CREATE_SHARE),
+                      0, 0, create_guest, undo_guest, cancel_guest},
     [CREATE_COMMIT] = {"commit", PLAN_NEEDS(CREATE_GUEST), PLAN_VOLATILE, 0, create_commit,
                        undo_commit, cancel_save},
 };

@@ -312,7 +312,8 @@ static const struct plan_step remove_steps[] = {
     {"exit", PLAN_NEEDS(0), PLAN_VOLATILE, 0, wait_exit, NULL, cancel_wait},
     {"guest", PLAN_NEEDS(1), PLAN_VOLATILE, 0, remove_guest, NULL, cancel_wait},
     {"region", PLAN_NEEDS(2), PLAN_VOLATILE, 0, drop_regions, NULL, cancel_region},
-    {"record", PLAN_NEEDS(3), PLAN_VOLATILE, 0, remove_record, NULL, cancel_save},
+    {"share", PLAN_NEEDS(2), PLAN_VOLATILE, 0, drop_share, NULL, cancel_share},
+    {"record", PLAN_NEEDS(3) | PLAN_NEEDS(4), PLAN_VOLATILE, 0, remove_record, NULL, cancel_save},
 };
 const struct plan container_remove_plan = {"container.remove", PLAN_FORWARD, remove_steps,
                                            ARRAY_SIZE(remove_steps)};
@@ -401,6 +402,7 @@ static void create_finished(struct container *c, enum plan_outcome outcome, cons
     log_warning("container %s was not created: %s", c->spec.name, error_text(why, -EIO));
     if (outcome == PLAN_STUCK) /* what is left lives in the VM and ends with it */
         log_warning("undoing that failed: %s", error_text(undo_why, -EIO));
+    share_forget(c);
     c->state = CONTAINER_UNDOING; /* its name is free when its record is gone */
     (void)error_set_class(&c->why, (int)error_class_of(why, -EIO), why ? -why->code : -EIO, "%s",
                           error_text(why, -EIO));

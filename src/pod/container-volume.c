@@ -3,6 +3,7 @@
  * shared, the rest is read and goes into one region. One container of a pod at a time does that, so that
  * two that are created together share, too. */
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/str.h"
@@ -13,8 +14,11 @@
 /* What the worker does for it, in two turns with the watching between them: find, then read. */
 struct volumes_job {
     struct worker_job job;
-    struct container *container; /* valid unless cancelled */
-    struct volume_roots roots;   /* borrowed: the configuration */
+    struct container *container;    /* valid unless cancelled */
+    struct volume_roots roots;      /* borrowed: the configuration */
+    bool has_shares;                /* host directories can be served */
+    size_t termination;             /* the mount that is its termination log; SIZE_MAX: none */
+    struct container_share *shares; /* owned; for each mount */
     enum volume_data data;
     size_t n;
     struct mount_spec *mounts;          /* owned copies */
@@ -43,7 +47,10 @@ static void job_free(struct volumes_job *j)
         free(j->mounts[i].host_path);
         free(j->mounts[i].container_path);
         free(j->names[i]);
+        if (j->shares)
+            free(j->shares[i].name);
     }
+    free(j->shares);
     free(j->mounts);
     free(j->found);
     free(j->names);
@@ -79,6 +86,13 @@ static void job_end(struct container *c, struct volumes_job *j)
 static void job_done(struct worker_job *job, bool cancelled);
 static void job_work(struct worker_job *job);
 
+static size_t termination_index(const struct container *c)
+{
+    const struct mount_spec *m = guest_termination_mount(c);
+
+    return m ? (size_t)(m - c->spec.mounts.items) : SIZE_MAX;
+}
+
 static struct volumes_job *job_new(struct container *c)
 {
     const struct node_config *config = &c->sandbox->node->config;
@@ -90,6 +104,9 @@ static struct volumes_job *job_new(struct container *c)
     j->container = c;
     j->roots = config->volume_roots;
     j->data = config->volume_data;
+    j->has_shares = share_program(config) != NULL;
+    j->termination = termination_index(c);
+    j->shares = xcalloc(n, sizeof(*j->shares));
     j->n = n;
     j->mounts = xcalloc(n, sizeof(*j->mounts));
     j->found = xcalloc(n, sizeof(*j->found));
@@ -98,6 +115,8 @@ static struct volumes_job *job_new(struct container *c)
     for (size_t i = 0; i < n; i++) {
         j->mounts[i].host_path = str_dup_or_null(c->spec.mounts.items[i].host_path);
         j->mounts[i].container_path = str_dup(c->spec.mounts.items[i].container_path);
+        j->mounts[i].readonly = c->spec.mounts.items[i].readonly;
+        j->shares[i].name = str_printf("c%.12s-%zu", c->id, i);
         j->found[i].fd = -EBADF;
     }
     return j;
@@ -116,6 +135,40 @@ static int mount_error(struct error **err, const struct mount_spec *m, int r, st
     return r;
 }
 
+/* A small file that cannot be written to is copied in, which costs no virtiofsd. */
+static bool is_copied(const struct volumes_job *j, size_t i)
+{
+    const struct mount_spec *m = &j->mounts[i];
+    struct stat st;
+
+    if (j->found[i].kind == VOLUME_SMALL_FILE || i == j->termination)
+        return true;
+    return m->readonly && stat(m->host_path, &st) == 0 && S_ISREG(st.st_mode) &&
+           st.st_size <= (off_t)GUEST_FILE_BYTES;
+}
+
+/* A mount that is no mapped volume. */
+static int find_share(struct volumes_job *j, size_t i)
+{
+    struct container_share memory = {0};
+
+    if (share_is_memory(&j->roots, j->mounts[i].host_path, &memory)) {
+        free(j->shares[i].name);
+        j->shares[i] = memory;
+        return 0;
+    }
+    if (share_is_part_of_memory(&j->roots, j->mounts[i].host_path))
+        return error_set(
+            &j->err, -EOPNOTSUPP,
+            "mount of %s at %s: a part of an emptyDir in memory, which is the guest's own; "
+            "mount all of it",
+            j->mounts[i].host_path, j->mounts[i].container_path);
+    if (!j->has_shares || is_copied(j, i))
+        return guest_check_mount(&j->mounts[i], &j->err);
+    j->shares[i].kind = SHARE_HOST;
+    return 0;
+}
+
 static int find_all(struct volumes_job *j)
 {
     for (size_t i = 0; i < j->n; i++) {
@@ -129,7 +182,7 @@ static int find_all(struct volumes_job *j)
         if (r < 0)
             return mount_error(&j->err, &j->mounts[i], r, why);
         if (j->found[i].kind != VOLUME_MAPPED)
-            r = guest_check_mount(&j->mounts[i], &j->err);
+            r = find_share(j, i);
         if (r < 0)
             return r;
     }
@@ -229,6 +282,8 @@ static void take_found(struct container *c, struct volumes_job *j)
         err = TAKE(j->err);
     } else {
         volumes_catch_up(c->sandbox->node);
+        container_shares_free(c);
+        c->shares = TAKE(j->shares);
         for (size_t i = 0; r >= 0 && i < j->n; i++) {
             if (j->found[i].kind != VOLUME_MAPPED)
                 continue;

@@ -68,6 +68,8 @@ void container_free(struct container *c)
     container_volumes_free(c);
     side_job_cancel(c->region_job.job);
     side_job_cancel(c->files_job.job);
+    side_job_cancel(c->share_job.job);
+    container_shares_free(c);
     container_files_free(c->files);
     sd_event_source_disable_unref(c->region_retry);
     sd_event_source_disable_unref(c->timer);

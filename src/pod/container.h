@@ -6,6 +6,7 @@
 #include "pod/sandbox.h"
 
 struct container_files;
+struct container_share;
 struct cgroup_numbers;
 struct container_volumes;
 struct image;
@@ -64,7 +65,10 @@ struct container {
     struct vmm_call *call;       /* owned; what the open plan's step waits for */
     unsigned call_step;          /* of a create plan: which step that is */
     struct container_volumes *volumes; /* owned; while it is created */
-    struct step_job region_job, files_job;
+    struct container_share
+        *shares;      /* owned; one for each of its mounts, once they are told apart */
+    bool share_waits; /* for its pod's virtiofsd */
+    struct step_job region_job, files_job, share_job;
     sd_event_source *region_retry; /* nexus-vmm is to be asked again */
     uint64_t region_until_ns;      /* not later */
     size_t region_at;              /* which of its images the step "region" is at; 0: its own */

@@ -177,7 +177,7 @@ int guest_check_mount(const struct mount_spec *m, struct error **err)
 
 bool guest_mount_is_volume(const struct container *c, const struct mount_spec *m)
 {
-    if (m->image)
+    if (m->image || container_share_at(c, (size_t)(m - c->spec.mounts.items)))
         return true;
     for (size_t i = 0; i < c->status.volumes.count; i++)
         if (str_equal(c->status.volumes.items[i].destination, m->container_path))
@@ -287,6 +287,42 @@ static int image_volumes(struct arena *a, const struct container *c, Nexus__Cont
     return 0;
 }
 
+/* Part of the pod's share, where the host has seen to what is read-only; or memory of the guest. */
+static Nexus__VolumeMount *shared_volume(struct arena *a, const struct mount_spec *spec,
+                                         const struct container_share *share)
+{
+    Nexus__VolumeMount *m = NEW(a, Nexus__VolumeMount, nexus__volume_mount__init);
+
+    if (!m)
+        return NULL;
+    m->share = share->kind == SHARE_HOST;
+    m->volume = arena_strdup(a, m->share ? "share" : share->name);
+    m->destination = arena_strdup(a, spec->container_path);
+    m->writable = !spec->recursive_read_only && (m->share || !spec->readonly);
+    if (m->share)
+        m->part = arena_strdup(a, share->name);
+    else
+        m->memory_bytes = share->bytes ? share->bytes : UINT64_MAX;
+    m->mode = share->mode;
+    m->gid = share->gid;
+    return m->volume && m->destination && m->part ? m : NULL;
+}
+
+static int shared_volumes(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
+                          struct error **err)
+{
+    for (size_t i = 0; i < c->spec.mounts.count; i++) {
+        const struct container_share *share = container_share_at(c, i);
+
+        if (!share)
+            continue;
+        out->volumes[out->n_volumes] = shared_volume(a, &c->spec.mounts.items[i], share);
+        if (!out->volumes[out->n_volumes++])
+            return no_memory(err);
+    }
+    return 0;
+}
+
 static int volumes(struct arena *a, const struct container *c, Nexus__ContainerSpec *out,
                    struct error **err)
 {
@@ -303,7 +339,9 @@ static int volumes(struct arena *a, const struct container *c, Nexus__ContainerS
         if (!out->volumes[out->n_volumes++])
             return no_memory(err);
     }
-    return out->volumes ? image_volumes(a, c, out, err) : no_memory(err);
+    if (!out->volumes)
+        return no_memory(err);
+    return image_volumes(a, c, out, err) < 0 ? -EINVAL : shared_volumes(a, c, out, err);
 }
 
 /* ---- container: process */

@@ -11,6 +11,7 @@
 #include "pod/node.h"
 #include "pod/pod-volume.h"
 #include "pod/region.h"
+#include "pod/share.h"
 #include "pod/stats.h"
 #include "store/store.h"
 

@@ -121,6 +121,11 @@ void node_free(struct node *n)
     free(n);
 }
 
+bool node_has_shares(const struct node *n)
+{
+    return share_program(&n->config) != NULL;
+}
+
 bool node_is_ready(const struct node *n)
 {
     return n->ready;

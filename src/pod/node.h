@@ -44,7 +44,8 @@ struct node_config {                 /* all borrowed, outlive the node */
     uint64_t vmm_overhead_bytes; /* host memory of nexus-vmm beyond guest RAM, for the pod cgroup */
     unsigned boot_timeout_ms;
     uint64_t scratch_bytes;
-    const char *mkfs_path; /* "mkfs.ext4" */
+    const char *mkfs_path;      /* "mkfs.ext4" */
+    const char *virtiofsd_path; /* NULL: none */
 
     const char *cni_conf_dir;
     char *const *cni_bin_dirs;
@@ -70,6 +71,8 @@ DEFINE_CLEANUP(struct node *, node_free);
  * was touched. */
 int node_recover(struct node *n, void (*ready)(void *userdata), void *userdata, struct error **err);
 bool node_is_ready(const struct node *n);
+/* Host directories can be given to pods. */
+bool node_has_shares(const struct node *n);
 /* 0, or -EAGAIN (ERROR_UNAVAILABLE) until then. */
 int node_require_ready(const struct node *n, struct error **err);
 

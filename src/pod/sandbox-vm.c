@@ -32,6 +32,7 @@ void sandbox_remove_files(struct sandbox *s)
     (void)unlinkat(s->node->vmm_dirfd, name, 0);
     sandbox_pid_name(s, name);
     (void)unlinkat(s->node->vmm_dirfd, name, 0);
+    share_end(s);
 }
 
 /* ---- steps that wait */

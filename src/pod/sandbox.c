@@ -86,6 +86,7 @@ void sandbox_free(struct sandbox *s)
     volumes_end(s);
     regions_clear(s);
     sandbox_stats_free(s);
+    share_free(s);
     while (!list_is_empty(&s->containers))
         container_free(list_first(&s->containers, struct container, node));
     waiters_complete(&s->run_waiters, &s->node->answers, -ECANCELED, NULL, NULL);

@@ -18,6 +18,7 @@ struct cni_call;
 struct cni_network;
 struct net_config;
 struct net_task;
+struct pod_share;
 struct sandbox_stats;
 struct side_job;
 struct store_op;
@@ -124,7 +125,8 @@ struct sandbox {
     uint32_t last_volume;          /* of the last name */
     sd_event_source *region_retry; /* owned */
     unsigned region_retries;
-    uint64_t denied_writes; /* of the guest into any region, since the VM began; as last heard */
+    uint64_t denied_writes;  /* of the guest into any region, since the VM began; as last heard */
+    struct pod_share *share; /* owned; NULL: none that we know of */
     struct sandbox_stats *stats;                 /* owned; NULL: nobody has asked */
     struct container *volumes_creator;           /* the one container that makes volumes now */
     bool kicking, kick_again;                    /* volume_update_kick_all */

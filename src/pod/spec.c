@@ -73,6 +73,7 @@ static const struct record_field mount_fields[] = {
     RECORD_FIELD(STR, mount_spec, container_path),
     RECORD_FIELD(STR, mount_spec, host_path),
     RECORD_FIELD(BOOL, mount_spec, readonly),
+    RECORD_FIELD(BOOL, mount_spec, recursive_read_only),
     RECORD_FIELD(I32, mount_spec, propagation),
     RECORD_FIELD(BOOL, mount_spec, selinux_relabel),
     RECORD_FIELD(STR, mount_spec, image),

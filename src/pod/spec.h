@@ -76,6 +76,7 @@ struct mount_spec {
     char *host_path;                                     /* NULL: image is mounted */
     char *image, *user_specified_image, *image_sub_path; /* NULL: none */
     bool readonly;
+    bool recursive_read_only;
     int32_t propagation;
     bool selinux_relabel;
 };

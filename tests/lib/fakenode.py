@@ -184,6 +184,8 @@ class Node:
              {"program": str(self.vmm), "kernel": str(ROOT / "build/guest/vmlinux"), "memory": "160M",
               "initramfs": str(ROOT / "build/guest/initramfs.cpio"), "boot_timeout": "180s"},
              "scratch": {"size": self.scratch},
+             # no guest of a fake VM could mount anything
+             **({} if self.real else {"share": {"program": "/nonexistent/virtiofsd"}}),
              "network": {"conf_dir": str(self.root / "cni"), "netns_dir": str(self.root / "netns"),
                          "bin_dirs": [str(ROOT / "tests/fakes"), "/opt/cni/bin", "/usr/lib/cni"]},
              "cgroup": {"driver": "cgroupfs"},

@@ -240,6 +240,40 @@ static void small_files_are_copied_and_the_rest_refused(void **state)
     assert_non_null(strstr(err->message, "mount of /etc at /a"));
 }
 
+static void host_directories_and_memory_are_parts_of_shares(void **state)
+{
+    char names[3][8] = {"c1-0", "c1-1", "ram"};
+    struct container_share shares[4] = {
+        {.kind = SHARE_HOST, .name = names[0]},
+        {.kind = SHARE_HOST, .name = names[1]},
+        {.kind = SHARE_MEMORY, .name = names[2], .bytes = 4096, .mode = 01777, .gid = 7},
+        {.kind = SHARE_NONE},
+    };
+    Nexus__ContainerSpec *spec;
+
+    w.container.spec.command = list("x");
+    add_mount("/a", "/mnt/a", true);
+    add_mount("/b", "/mnt/b", true);
+    w.container.spec.mounts.items[1].recursive_read_only = true;
+    add_mount("/ram", "/mnt/ram", true);
+    add_mount("/proc/sys/kernel/ostype", "/etc/os", true);
+    w.container.shares = shares;
+    spec = build(NULL);
+    w.container.shares = NULL;
+    assert_non_null(spec);
+    assert_int_equal(spec->n_files, 1);
+    assert_int_equal(spec->n_volumes, 3);
+    assert_true(spec->volumes[0]->share && spec->volumes[0]->writable); /* the host says no */
+    assert_string_equal(spec->volumes[0]->part, "c1-0");
+    assert_string_equal(spec->volumes[0]->destination, "/mnt/a");
+    assert_true(spec->volumes[1]->share && !spec->volumes[1]->writable);
+    assert_true(!spec->volumes[2]->share && !spec->volumes[2]->writable);
+    assert_string_equal(spec->volumes[2]->volume, "ram");
+    assert_int_equal(spec->volumes[2]->memory_bytes, 4096);
+    assert_int_equal(spec->volumes[2]->mode, 01777);
+    assert_int_equal(spec->volumes[2]->gid, 7);
+}
+
 static const struct {
     const char *name, *annotation; /* NULL: none */
     const char *path;
@@ -442,6 +476,7 @@ int main(void)
         T(capabilities_are_default_minus_drop_plus_add),
         T(the_security_context_is_told),
         T(small_files_are_copied_and_the_rest_refused),
+        T(host_directories_and_memory_are_parts_of_shares),
         T(termination_log_is_the_writable_file_kubelet_names),
         T(termination_file_is_opened_only_if_it_is_one),
         T(mapped_mounts_are_volumes_and_no_files),
