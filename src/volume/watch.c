@@ -128,14 +128,24 @@ static int use_tree(struct volume_watched *v, int fd, enum watch_role role, cons
     return r;
 }
 
+/* Is what is watched what the name leads to? */
+static bool is_there(int dir, const char *name, int root)
+{
+    struct stat there, own;
+
+    return fstatat(dir, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && fstat(root, &own) == 0 &&
+           there.st_dev == own.st_dev && there.st_ino == own.st_ino;
+}
+
 /* The directory above tells when the volume goes, also when it is a file system that is unmounted while
  * others still hold it. A listed directory that is a volume itself has no such watch. */
-static int use_parent(struct volume_watched *v)
+static int use_parent(struct volume_watched *v, int root)
 {
     const char *slash = strrchr(v->rel, '/'), *name = slash ? slash + 1 : v->rel;
     _cleanup_(freep) char *dir = slash ? str_ndup(v->rel, (size_t)(slash - v->rel)) : str_dup(".");
     _cleanup_(closep) int base = -EBADF;
     _cleanup_(closep) int fd = -EBADF;
+    int r;
 
     if (!*name)
         return 0;
@@ -143,7 +153,12 @@ static int use_parent(struct volume_watched *v)
     if (base < 0)
         return -errno;
     fd = file_open_beneath(base, dir, O_PATH | O_DIRECTORY, 0);
-    return fd < 0 ? fd : use_dir(v, fd, WATCH_PARENT, name);
+    if (fd < 0)
+        return fd;
+    r = use_dir(v, fd, WATCH_PARENT, name);
+    if (r == 0 && !is_there(fd, name, root))
+        v->must_follow = true; /* it was replaced before it was watched */
+    return r;
 }
 
 static void read_target(int root, char out[NAME_MAX + 1])
@@ -165,7 +180,7 @@ static int use_live(struct volume_watched *v, int root)
     _cleanup_(closep) int fd = -EBADF;
 
     if (r == 0)
-        r = use_parent(v);
+        r = use_parent(v, root);
     if (r < 0)
         return r;
     read_target(root, v->target);
@@ -507,8 +522,7 @@ int volume_watch_add(struct volume_watch *w, const struct volume_mount *m, volum
                      void *userdata, struct volume_watched **ret, struct error **err)
 {
     struct volume_watched *v = xcalloc(1, sizeof(*v));
-    _cleanup_(closep) int own = -EBADF;
-    int r, root;
+    int r, root = m->fd;
 
     *v = (struct volume_watched){
         .watch = w,
@@ -522,12 +536,10 @@ int volume_watch_add(struct volume_watch *w, const struct volume_mount *m, volum
     list_init(&v->uses);
     list_init(&v->in_queue);
     list_append(&w->volumes, &v->in_watch);
-    if (m->live)
-        root = own = volume_reopen(v->base, v->rel);
-    else
+    if (!m->live)
         root = v->fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
     if (root < 0)
-        return add_failed(v, m->live ? root : -errno, err);
+        return add_failed(v, -errno, err);
     r = follow(v, root);
     if (r < 0)
         return add_failed(v, r, err);
@@ -566,5 +578,6 @@ void volume_watch_rearm(struct volume_watched *v, const struct volume_identity *
         v->seen = *seen;
     v->must_compare = seen != NULL && !same;
     set_known(v, same ? v->target : "");
-    enqueue(v);
+    if (!same || !seen) /* else there is nothing to look at */
+        enqueue(v);
 }
