@@ -22,6 +22,13 @@ struct settings {
     const char *socket_dir; /* not guest: agent_1024, agent_1025, region-<gpa> directories */
 };
 
+/* A block device with regions behind it, by its number modulo this: more than a VM has. */
+#define REGION_DEVICES 64
+struct region_device {
+    char name[32]; /* "pmem0"; "": not known */
+    bool has_dax;
+};
+
 struct agent {
     struct settings set;
     struct loop *loop;
@@ -32,6 +39,7 @@ struct agent {
     struct list containers;    /* struct container */
     struct list creating;      /* struct creation: wait for their region */
     struct list regions;       /* struct region */
+    struct region_device devices[REGION_DEVICES];
     struct list releases;      /* struct release: regions on their way out */
     bool share_ready;          /* the pod's share is mounted */
     struct list volumes;       /* struct volume */
@@ -42,11 +50,14 @@ struct agent {
     struct list dying_cgroups; /* struct cgroup_reaper */
     struct list waiters;       /* struct uevent_waiter */
     unsigned n_containers, n_creating, n_streams;
-    unsigned n_idle_streams; /* of n_streams: opened by nobody yet */
-    bool filtered;           /* vsock is out of the containers' reach */
-    int vsock_guard;         /* by this link; -EBADF: by a filter of system calls */
-    unsigned n_entering;     /* children that are making their mounts */
-    unsigned last_number;    /* of layers and generations */
+    unsigned n_idle_streams;              /* of n_streams: opened by nobody yet */
+    bool filtered;                        /* vsock is out of the containers' reach */
+    int vsock_guard;                      /* by this link; -EBADF: by a filter of system calls */
+    int watch_noter;                      /* the link that sets … */
+    const _Atomic uint32_t *others_watch; /* NULL: nobody sees who watches files */
+    bool noter_tried;
+    unsigned n_entering;  /* children that are making their mounts */
+    unsigned last_number; /* of layers and generations */
 
     struct loop_source *signal_source, *reap_again, *watch_source, *uevent_source, *listen_source;
     int signal_fd, watch_fd, uevent_fd, listen_fd;

@@ -76,7 +76,7 @@ int agent_new(const struct settings *set, struct agent **ret, struct error **err
 
     a->set = *set;
     a->signal_fd = a->watch_fd = a->uevent_fd = a->listen_fd = -EBADF;
-    a->self_pidns = a->pod_cgroup = a->vsock_guard = -EBADF;
+    a->self_pidns = a->pod_cgroup = a->vsock_guard = a->watch_noter = -EBADF;
     init_lists(a);
     (void)prctl(PR_SET_DUMPABLE, 0); /* its memory and descriptors are not for containers */
     a->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -116,6 +116,7 @@ void agent_free(struct agent *a)
     (void)close_fd(a->listen_fd);
     (void)close_fd(a->self_pidns);
     (void)close_fd(a->vsock_guard);
+    (void)close_fd(a->watch_noter);
     (void)close_fd(a->pod_cgroup);
     free(a);
 }

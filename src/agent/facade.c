@@ -7,8 +7,10 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "agent/mountapi.h"
+#include "agent/watch.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -17,7 +19,9 @@
 #define NEW_DATA "..data_tmp" /* kubelet's own name for it */
 #define NEW_LINK "..link_tmp"
 #define LINK_MAX 4096
+#define FACADE_MODE 0755
 #define GENERATION_MODE 0755 /* kubelet's, before an fsGroup changes it */
+#define NAMES_BYTES 8192U
 
 /* An overlay over a region. Its directories go one by one as volumes move on, so one that is gone here
  * needs another layer to be shown again. */
@@ -25,7 +29,8 @@ struct layer {
     struct list link;
     uint64_t gpa;
     unsigned number;
-    unsigned users; /* generations */
+    unsigned users;  /* generations */
+    bool is_thinned; /* something of it was removed */
 };
 
 /* A volume in a region while a generation is made of it. */
@@ -165,9 +170,12 @@ static int layer_get(struct agent *a, const struct region *region, struct genera
     int r;
 
     list_foreach (l, &a->layers, link) {
-        _cleanup_(freep) char *path = generation_path(a, l, g);
+        _cleanup_(freep) char *path = NULL;
 
-        if (l->gpa != region->place.gpa || access(path, F_OK) < 0)
+        if (l->gpa != region->place.gpa)
+            continue;
+        path = l->is_thinned ? generation_path(a, l, g) : NULL;
+        if (path && access(path, F_OK) < 0)
             continue;
         l->users++;
         g->layer = l;
@@ -188,34 +196,29 @@ static int layer_get(struct agent *a, const struct region *region, struct genera
 
 /* ---- a generation in the facade */
 
-/* Its directory in the facade, as kubelet makes it, and the mount on it. */
+/* Its directory in the facade, as kubelet makes it (watched: step by step), and the mount on it. */
 static int generation_show(struct agent *a, int facade, const struct source *s,
-                           const struct generation *g, struct error **err)
+                           const struct generation *g, bool watched, struct error **err)
 {
     _cleanup_(freep) char *from = generation_path(a, g->layer, g);
     _cleanup_(closep) int mnt = -EBADF;
-    _cleanup_(closep) int target = -EBADF;
     const struct stat *st = &s->data;
     int r = 0;
 
-    if (mkdirat(facade, g->name, 0700) < 0)
+    if (mkdirat(facade, g->name, watched ? 0700 : GENERATION_MODE) < 0)
         return error_set(err, -errno, "directory of the new generation");
-    if (fchmodat(facade, g->name, GENERATION_MODE, 0) < 0)
+    if (watched && fchmodat(facade, g->name, GENERATION_MODE, 0) < 0)
         r = -errno;
     if (r == 0 && (st->st_uid || st->st_gid || (st->st_mode & 07777) != GENERATION_MODE) &&
         (fchownat(facade, g->name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
          fchmodat(facade, g->name, st->st_mode & 07777, 0) < 0))
         r = -errno;
     if (r == 0) {
-        target = openat(facade, g->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        r = target < 0 ? -errno : 0;
-    }
-    if (r == 0) {
         mnt = mnt_clone(AT_FDCWD, from, false);
         r = mnt < 0 ? mnt : mnt_set_attrs(mnt, MNT_RDONLY | MNT_NOSUID | MNT_NODEV, false);
     }
     if (r == 0)
-        r = mnt_attach(mnt, target);
+        r = mnt_attach_at(mnt, facade, g->name);
     if (r < 0) {
         (void)unlinkat(facade, g->name, AT_REMOVEDIR);
         return error_set(err, r, "show the new generation: %s", strerror(-r));
@@ -236,18 +239,19 @@ static void generation_hide(struct agent *a, const char *volume, int facade,
 }
 
 static int generation_add(struct agent *a, int facade, const struct source *s, struct generation *g,
-                          struct error **err)
+                          bool watched, struct error **err)
 {
     struct stat st;
     int r = layer_get(a, s->region, g);
 
     if (r < 0)
         return error_set(err, r, "layer over its region: %s", strerror(-r));
+    g->is_noted = watch_others_are_noted(a);
     (void)snprintf(g->name, sizeof(g->name), "%s", g->source);
     /* a file written in place makes a generation that has the name of the one before */
     if (fstatat(facade, g->name, &st, AT_SYMLINK_NOFOLLOW) == 0)
         (void)snprintf(g->name, sizeof(g->name), "%.200s.%u", g->source, ++a->last_number);
-    r = generation_show(a, facade, s, g, err);
+    r = generation_show(a, facade, s, g, watched, err);
     if (r < 0)
         layer_put(a, g->layer);
     return r;
@@ -298,28 +302,41 @@ static int link_show(int facade, const struct source *s, const char *name, bool 
     return r == 0 && renameat(facade, NEW_LINK, facade, name) < 0 ? -errno : r;
 }
 
-/* Calls fn for each visible name of dir. 0 or the first error. */
-static int each_visible(int dir, int (*fn)(int facade, const struct source *s, const char *name),
-                        int facade, const struct source *s, char failed[FACADE_NAME_MAX])
+typedef int (*visible_fn)(int facade, const struct source *s, const char *name);
+
+/* Calls fn for each visible name among the n bytes of directory entries. 0 or the first error. */
+static int each_entry(const char *bytes, size_t n, visible_fn fn, int facade,
+                      const struct source *s, char failed[FACADE_NAME_MAX])
 {
-    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *e;
     int r = 0;
 
-    if (!d) {
-        (void)close_fd(fd);
-        return -errno;
-    }
-    while (r == 0 && (e = readdir(d))) {
+    for (size_t at = 0; r == 0 && at < n;) {
+        const struct dirent *e = (const void *)(bytes + at);
+
+        at += e->d_reclen;
         if (is_ours(e->d_name))
             continue;
         r = fn(facade, s, e->d_name);
         if (r < 0)
             (void)snprintf(failed, FACADE_NAME_MAX, "%s", e->d_name);
     }
-    (void)closedir(d);
     return r;
+}
+
+/* For each visible name of dir, which is read from its beginning. */
+static int each_visible(int dir, visible_fn fn, int facade, const struct source *s,
+                        char failed[FACADE_NAME_MAX])
+{
+    _Alignas(struct dirent) char bytes[NAMES_BYTES]; /* musl's is the kernel's, and so is glibc's */
+    long n = lseek(dir, 0, SEEK_SET) < 0 ? -1 : 1;
+    int r = 0;
+
+    while (r == 0 && n > 0) {
+        n = syscall(SYS_getdents64, dir, bytes, sizeof(bytes));
+        if (n > 0)
+            r = each_entry(bytes, (size_t)n, fn, facade, s, failed);
+    }
+    return n < 0 ? -errno : r;
 }
 
 static int show_first(int facade, const struct source *s, const char *name)
@@ -348,7 +365,7 @@ static int fill(struct agent *a, const char *name, int facade, const struct sour
 {
     char failed[FACADE_NAME_MAX] = DATA;
     struct stat st;
-    int r = generation_add(a, facade, s, g, err);
+    int r = generation_add(a, facade, s, g, false, err);
 
     if (r < 0)
         return r;
@@ -365,8 +382,10 @@ static int fill(struct agent *a, const char *name, int facade, const struct sour
                          r == -EOPNOTSUPP ? "beside " DATA " only links are known" : strerror(-r));
     }
     /* last: what is made in it changes its time */
-    if (fchown(facade, s->root.st_uid, s->root.st_gid) < 0 ||
-        fchmod(facade, s->root.st_mode & 07777) < 0 || times_copy(facade, ".", &s->root) < 0)
+    if (((s->root.st_uid || s->root.st_gid) &&
+         fchown(facade, s->root.st_uid, s->root.st_gid) < 0) ||
+        ((s->root.st_mode & 07777) != FACADE_MODE && fchmod(facade, s->root.st_mode & 07777) < 0) ||
+        times_copy(facade, ".", &s->root) < 0)
         log_warning_errno(-errno, "volume %s: attributes of its directory", name);
     return 0;
 }
@@ -383,7 +402,7 @@ int facade_new(struct agent *a, const char *name, const struct region *region, c
     if (r == 0)
         r = source_open(region, part, &s, &g, err);
     if (r == 0) {
-        facade = dir_open_or_make(path, 0755);
+        facade = dir_open_or_make(path, FACADE_MODE);
         if (facade < 0)
             r = error_set(err, facade, "directory of the volume");
     }
@@ -400,7 +419,7 @@ int facade_new(struct agent *a, const char *name, const struct region *region, c
     return 0;
 }
 
-static void settle_links(const char *name, int facade, const struct source *s)
+static bool settle_links(const char *name, int facade, const struct source *s)
 {
     char failed[FACADE_NAME_MAX] = "";
     int r = each_visible(s->dir, show_later, facade, s, failed);
@@ -409,10 +428,12 @@ static void settle_links(const char *name, int facade, const struct source *s)
         r = each_visible(facade, drop_stale, facade, s, failed);
     if (r < 0)
         log_warning_errno(r, "volume %s: link %s", name, failed);
+    return r == 0;
 }
 
 int facade_update(struct agent *a, const char *name, const struct region *region, const char *part,
-                  struct generation *g, struct generation *ret_old, struct error **err)
+                  bool same_links, struct generation *g, struct generation *ret_old,
+                  struct error **err)
 {
     _cleanup_(freep) char *path = facade_path(a, name);
     _cleanup_(closep) int facade = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -423,7 +444,7 @@ int facade_update(struct agent *a, const char *name, const struct region *region
                        : source_open(region, part, &s, &next, err);
 
     if (r == 0)
-        r = generation_add(a, facade, &s, &next, err);
+        r = generation_add(a, facade, &s, &next, true, err);
     if (r == 0) {
         (void)unlinkat(facade, NEW_DATA, 0);
         r = fstatat(s.dir, DATA, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
@@ -438,7 +459,7 @@ int facade_update(struct agent *a, const char *name, const struct region *region
         }
     }
     if (r == 0) {
-        settle_links(name, facade, &s);
+        next.is_unsettled = (!same_links || g->is_unsettled) && !settle_links(name, facade, &s);
         *ret_old = *g;
         *g = next;
     }
@@ -446,17 +467,24 @@ int facade_update(struct agent *a, const char *name, const struct region *region
     return r < 0 ? error_prefix(err, r, "volume %s", name) : 0;
 }
 
-/* Its files go as kubelet removes them: who watches or still reads them sees what he would on a host. */
+/* Its files go as kubelet removes them: who watches them is told what he would be told on a host. If nobody has
+ * watched anything in this guest since they were shown, that is not needed: they go with the mount. Whether
+ * somebody does is looked after once a volume moves. */
 void facade_retire(struct agent *a, const char *name, const struct generation *old)
 {
     _cleanup_(freep) char *path = facade_path(a, name);
     _cleanup_(freep) char *files = generation_path(a, old->layer, old);
     _cleanup_(closep) int facade = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    int r = dir_remove_tree(AT_FDCWD, files);
+    int r = 0;
 
+    if (!old->is_noted || watch_others_exist(a)) {
+        old->layer->is_thinned = true;
+        r = dir_remove_tree(AT_FDCWD, files);
+    }
     if (r < 0)
         log_warning_errno(r, "volume %s: the old generation goes without its events", name);
     generation_hide(a, name, facade, old);
+    watch_note_others(a);
 }
 
 void facade_remove(struct agent *a, const char *name, const struct generation *g)

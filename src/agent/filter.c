@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -74,7 +75,7 @@ int filter_install(const void *code, size_t n, struct error **err)
     return 0;
 }
 
-/* ---- vsock, for everybody */
+/* ---- programs on hooks; the first: no vsock, for anybody */
 
 enum { R0, R1, R2, R3, R4, R5 };
 
@@ -85,22 +86,17 @@ enum { R0, R1, R2, R3, R4, R5 };
 #define PROG_TYPE_LSM 29
 #define ATTACH_LSM_MAC 27
 
-int filter_guard_vsock(int *ret_fd, struct error **err)
+/* The program on the kernel's function that calls the hook, for as long as *ret_fd is open. */
+static int attach_lsm(const char *function, const struct bpf_insn *code, size_t n, int *ret_fd,
+                      struct error **err)
 {
     /* the kernel takes programs of this kind under the GPL only; these lines are, too */
     static const char license[] = "GPL";
-    const struct bpf_insn code[] = {
-        INSN(BPF_LDX | BPF_MEM | BPF_DW, R2, R1, 0, 0), /* the family */
-        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, 0),
-        INSN(BPF_JMP | BPF_JNE | BPF_K, R2, 0, 1, AF_VSOCK),
-        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, -EAFNOSUPPORT),
-        INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
-    };
     _cleanup_(closep) int btf = open("/sys/kernel/btf/vmlinux", O_RDONLY | O_CLOEXEC);
     _cleanup_(closep) int prog = -EBADF;
     union bpf_attr load, attach;
     uint32_t hook = 0;
-    int r = btf < 0 ? -errno : btf_find_function(btf, "bpf_lsm_socket_create", &hook);
+    int r = btf < 0 ? -errno : btf_find_function(btf, function, &hook);
 
     if (r < 0)
         return error_set(err, r, "type information of the kernel");
@@ -108,16 +104,75 @@ int filter_guard_vsock(int *ret_fd, struct error **err)
     load.prog_type = PROG_TYPE_LSM;
     load.expected_attach_type = ATTACH_LSM_MAC;
     load.attach_btf_id = hook;
-    load.insn_cnt = ARRAY_SIZE(code);
+    load.insn_cnt = (uint32_t)n;
     load.insns = (uint64_t)(uintptr_t)code;
     load.license = (uint64_t)(uintptr_t)license;
     prog = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
     if (prog < 0)
-        return error_set(err, -errno, "vsock guard: load");
+        return error_set(err, -errno, "%s: load", function);
     memset(&attach, 0, sizeof(attach));
     attach.raw_tracepoint.prog_fd = (uint32_t)prog;
     *ret_fd = (int)syscall(SYS_bpf, BPF_RAW_TRACEPOINT_OPEN, &attach, sizeof(attach));
-    return *ret_fd < 0 ? error_set(err, -errno, "vsock guard: attach") : 0;
+    return *ret_fd < 0 ? error_set(err, -errno, "%s: attach", function) : 0;
+}
+
+int filter_guard_vsock(int *ret_fd, struct error **err)
+{
+    const struct bpf_insn code[] = {
+        INSN(BPF_LDX | BPF_MEM | BPF_DW, R2, R1, 0, 0), /* the family */
+        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, 0),
+        INSN(BPF_JMP | BPF_JNE | BPF_K, R2, 0, 1, AF_VSOCK),
+        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, -EAFNOSUPPORT),
+        INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+    };
+
+    return attach_lsm("bpf_lsm_socket_create", code, ARRAY_SIZE(code), ret_fd, err);
+}
+
+/* ---- watches */
+
+#define WORD_BYTES 4096U /* the page that has it */
+
+static int word_new(void)
+{
+    union bpf_attr map;
+
+    memset(&map, 0, sizeof(map));
+    map.map_type = BPF_MAP_TYPE_ARRAY;
+    map.key_size = map.value_size = sizeof(uint32_t);
+    map.max_entries = 1;
+    map.map_flags = BPF_F_MMAPABLE;
+    return (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map));
+}
+
+int filter_note_watches(int *ret_fd, const _Atomic uint32_t **ret_word, struct error **err)
+{
+    _cleanup_(closep) int map = word_new();
+    const struct bpf_insn code[] = {
+        INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_get_current_pid_tgid),
+        INSN(BPF_ALU64 | BPF_RSH | BPF_K, R0, 0, 0, 32),
+        INSN(BPF_JMP | BPF_JEQ | BPF_K, R0, 0, 3, 1), /* the agent's own */
+        INSN(BPF_LD | BPF_DW | BPF_IMM, R1, BPF_PSEUDO_MAP_VALUE, 0, map),
+        INSN(0, 0, 0, 0, 0),
+        INSN(BPF_ST | BPF_MEM | BPF_W, R1, 0, 0, 1),
+        INSN(BPF_ALU64 | BPF_MOV | BPF_K, R0, 0, 0, 0),
+        INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+    };
+    void *page;
+    int r;
+
+    if (map < 0)
+        return error_set(err, -errno, "a word for watches");
+    page = mmap(NULL, WORD_BYTES, PROT_READ, MAP_SHARED, map, 0);
+    if (page == MAP_FAILED)
+        return error_set(err, -errno, "a word for watches: mapping it");
+    r = attach_lsm("bpf_lsm_path_notify", code, ARRAY_SIZE(code), ret_fd, err);
+    if (r < 0) {
+        (void)munmap(page, WORD_BYTES);
+        return r;
+    }
+    *ret_word = page;
+    return 0;
 }
 
 /* ---- devices */

@@ -67,6 +67,11 @@ int mnt_attach(int mount_fd, int target_fd)
                           MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
 }
 
+int mnt_attach_at(int mount_fd, int dirfd, const char *name)
+{
+    return result(syscall(NR_move_mount, mount_fd, "", dirfd, name, MOVE_MOUNT_F_EMPTY_PATH));
+}
+
 int open_in_root(int root_fd, const char *path, int flags, bool symlinks)
 {
     struct open_how how = {

@@ -23,6 +23,8 @@ int mnt_clone(int dirfd, const char *path, bool all);
 int mnt_set_attrs(int fd, uint64_t attrs, bool all);
 /* Puts a detached mount over the directory or file target is (an O_PATH fd). */
 int mnt_attach(int mount_fd, int target_fd);
+/* The same over name in the directory dirfd, which is not followed if it is a link. */
+int mnt_attach_at(int mount_fd, int dirfd, const char *name);
 /* O_PATH|O_DIRECTORY and the like: path looked up as if root_fd were /. Never follows magic links;
  * symlinks false: no links at all. */
 int open_in_root(int root_fd, const char *path, int flags, bool symlinks);

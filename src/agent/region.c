@@ -51,11 +51,14 @@ static uint32_t device_uid(const char *device)
 static int platform_device(const char *block, char ret[64])
 {
     char path[64], real[PATH_MAX];
+    ssize_t n;
     char *id;
 
     (void)snprintf(path, sizeof(path), SYS_BLOCK "/%.16s", block);
-    if (!realpath(path, real))
+    n = readlink(path, real, sizeof(real) - 1);
+    if (n < 0)
         return -errno;
+    real[n] = '\0';
     id = strstr(real, "/" VIRTIO_MMIO_ID);
     if (!id || strcspn(id + 1, "/") >= 64)
         return -ENODEV;
@@ -72,17 +75,31 @@ static bool leads_to(const char *block, struct region_place place)
            platform_device(block, device) == 0 && device_uid(device) == place.device;
 }
 
-/* Name ("pmem0") of the block device there. 0 or -EAGAIN. */
-static int find_device(struct region_place place, char name[32])
+static struct region_device *device_slot(struct agent *a, struct region_place place)
 {
-    DIR *d = opendir(SYS_BLOCK);
+    return &a->devices[place.device % REGION_DEVICES];
+}
+
+/* Name ("pmem0") of the block device there. 0 or -EAGAIN. A device that stays while regions come and go behind
+ * it is found where it was. */
+static int find_device(struct agent *a, struct region_place place, char name[32])
+{
+    struct region_device *known = device_slot(a, place);
     struct dirent *e;
     int r = -EAGAIN;
+    DIR *d;
 
+    if (known->name[0] && leads_to(known->name, place)) {
+        memcpy(name, known->name, sizeof(known->name));
+        return 0;
+    }
+    *known = (struct region_device){0};
+    d = opendir(SYS_BLOCK);
     while (d && r < 0 && (e = readdir(d))) {
         if (!str_starts(e->d_name, "pmem") || strlen(e->d_name) > 16 || !leads_to(e->d_name, place))
             continue;
         (void)snprintf(name, 32, "%.16s", e->d_name);
+        memcpy(known->name, name, sizeof(known->name));
         r = 0;
     }
     if (d)
@@ -90,11 +107,14 @@ static int find_device(struct region_place place, char name[32])
     return r;
 }
 
-/* EROFS falls back to the page cache without a word, which costs each pod a copy of its image. */
-static void check_dax(const struct region *r)
+/* EROFS falls back to the page cache without a word, which costs each pod a copy of its image. What one
+ * file system on a device can, the next one can, too. */
+static void check_dax(struct agent *a, const struct region *r)
 {
-    int dax = dax_probe(r->path);
+    struct region_device *device = device_slot(a, r->place);
+    int dax = device->has_dax ? 1 : dax_probe(r->path);
 
+    device->has_dax = dax > 0;
     if (dax == 0)
         log_warning("region %#" PRIx64 ": mounted without DAX", r->place.gpa);
     else
@@ -111,7 +131,7 @@ static int mount_region(struct agent *a, struct region *r, struct error **err)
         r->path = str_printf("%s/region-%" PRIx64, a->set.socket_dir, r->place.gpa);
         return access(r->path, F_OK) < 0 ? -EAGAIN : 0;
     }
-    if (find_device(r->place, name) < 0)
+    if (find_device(a, r->place, name) < 0)
         return -EAGAIN;
     (void)snprintf(device, sizeof(device), "/dev/%s", name);
     if (access(device, F_OK) < 0)
@@ -127,8 +147,8 @@ static int mount_region(struct agent *a, struct region *r, struct error **err)
         return error_set(err, -errno, "mount region %#" PRIx64 " (%s): %s", r->place.gpa, device,
                          strerror(errno));
     }
-    log_info("region %#" PRIx64 ": %s mounted", r->place.gpa, device);
-    check_dax(r);
+    log_debug("region %#" PRIx64 ": %s mounted", r->place.gpa, device);
+    check_dax(a, r);
     return 0;
 }
 
@@ -247,7 +267,7 @@ static void release_step(struct release *x)
         release_end(x, 0, NULL);
         return;
     }
-    found = find_device(x->place, block) == 0;
+    found = find_device(x->agent, x->place, block) == 0;
     x->tries++;
     if (found && device_is_held(block)) {
         uint64_t ms = (uint64_t)RELEASE_RETRY_MS * x->tries;

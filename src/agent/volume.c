@@ -98,7 +98,7 @@ static int volume_new(struct agent *a, const Nexus__VolumeMount *m, struct regio
     v->region = region;
     v->generation = g;
     list_append(&a->volumes, &v->link);
-    log_info("volume %s: %s", v->name, g.name);
+    log_debug("volume %s: %s", v->name, g.name);
     *ret = v;
     return 0;
 }
@@ -269,6 +269,7 @@ struct update {
     struct list link;
     struct agent *agent;
     char *volume, *part; /* owned */
+    bool same_links;
     struct region_place place;
     uint64_t request;
     struct region_wait wait;
@@ -294,7 +295,7 @@ static int move(struct agent *a, struct volume *v, struct region *region, const 
                 uint64_t start_ns, struct error **err)
 {
     struct generation old;
-    int r = facade_update(a, v->name, region, u->part, &v->generation, &old, err);
+    int r = facade_update(a, v->name, region, u->part, u->same_links, &v->generation, &old, err);
 
     if (r < 0) {
         region_put(region);
@@ -391,6 +392,7 @@ void volume_update(struct agent *a, const Nexus__UpdateVolume *m, uint64_t id)
     u->agent = a;
     u->volume = str_dup(m->volume);
     u->part = str_dup(m->part);
+    u->same_links = m->same_links;
     u->place = (struct region_place){m->gpa, m->device};
     u->request = id;
     u->wait = (struct region_wait){.agent = a,

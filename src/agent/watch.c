@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/watch.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/inotify.h>
+
+#include "agent/filter.h"
+#include "base/log.h"
 
 static struct watch *find(struct agent *a, int wd)
 {
@@ -74,6 +78,29 @@ int watch_new_end(struct agent *a, const char *path, void (*fn)(struct watch *, 
 {
     /* IN_UNMOUNT comes unasked; the mask must have something that never happens there */
     return watch_for(a, path, IN_MOVE_SELF | IN_ONLYDIR, fn, userdata, ret);
+}
+
+void watch_note_others(struct agent *a)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r;
+
+    if (a->noter_tried || !a->set.guest)
+        return;
+    a->noter_tried = true;
+    r = filter_note_watches(&a->watch_noter, &a->others_watch, &err);
+    if (r < 0)
+        log_notice("who watches files is not seen: %s", error_text(err, r));
+}
+
+bool watch_others_are_noted(const struct agent *a)
+{
+    return a->others_watch != NULL;
+}
+
+bool watch_others_exist(const struct agent *a)
+{
+    return !a->others_watch || atomic_load_explicit(a->others_watch, memory_order_relaxed) != 0;
 }
 
 void watch_free(struct watch *w)

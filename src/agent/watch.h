@@ -21,4 +21,9 @@ int watch_new(struct agent *a, const char *path, void (*fn)(struct watch *, void
  * last reader of what was unmounted lazily has gone). 0 or errno. */
 int watch_new_end(struct agent *a, const char *path, void (*fn)(struct watch *, void *),
                   void *userdata, struct watch **ret);
+/* Notes from now on who else watches files, where the kernel can. Costs a look through its type information. */
+void watch_note_others(struct agent *a);
+bool watch_others_are_noted(const struct agent *a);
+/* Nobody but the agent has watched anything since they are noted: false. */
+bool watch_others_exist(const struct agent *a);
 void watch_free(struct watch *w); /* NULL is allowed; also from within fn */

@@ -188,9 +188,12 @@ int file_unlink_durable(int dirfd, const char *name)
 
 int dir_make(const char *path, mode_t mode)
 {
-    _cleanup_(freep) char *copy = str_dup(path);
+    _cleanup_(freep) char *copy = NULL;
     struct stat st;
 
+    if (mkdir(path, mode) == 0) /* most often all but the last is there */
+        return 0;
+    copy = str_dup(path);
     for (char *p = copy + 1;; p++) {
         char c = *p;
         if (c != '/' && c != '\0')

@@ -25,6 +25,7 @@ struct volumes_job {
     struct volume_mount *found;         /* owned */
     char **names;                       /* owned; of the volumes that are read; else NULL */
     struct volume_identity *identities; /* owned */
+    uint64_t *links;                    /* owned */
     bool read;
     int r;
     struct error *err;            /* owned */
@@ -55,6 +56,7 @@ static void job_free(struct volumes_job *j)
     free(j->found);
     free(j->names);
     free(j->identities);
+    free(j->links);
     volume_layout_free(j->layout);
     error_free(j->err);
     free(j);
@@ -112,6 +114,7 @@ static struct volumes_job *job_new(struct container *c)
     j->found = xcalloc(n, sizeof(*j->found));
     j->names = xcalloc(n, sizeof(*j->names));
     j->identities = xcalloc(n, sizeof(*j->identities));
+    j->links = xcalloc(n, sizeof(*j->links));
     for (size_t i = 0; i < n; i++) {
         j->mounts[i].host_path = str_dup_or_null(c->spec.mounts.items[i].host_path);
         j->mounts[i].container_path = str_dup(c->spec.mounts.items[i].container_path);
@@ -207,6 +210,7 @@ static int read_all(struct volumes_job *j)
             break;
         }
         j->identities[i] = parts[n].scan->identity;
+        j->links[i] = parts[n].scan->links;
         parts[n++].name = j->names[i];
     }
     if (r >= 0)
@@ -308,8 +312,10 @@ static void take_read(struct container *c, struct volumes_job *j)
     for (size_t i = 0; r >= 0 && i < j->n; i++) {
         struct pod_volume *v = j->names[i] ? volume_by_name(c->sandbox, j->names[i]) : NULL;
 
-        if (v)
-            v->rec.identity = str_dup(j->identities[i].text);
+        if (!v)
+            continue;
+        v->rec.identity = str_dup(j->identities[i].text);
+        v->links = j->links[i];
     }
     c->volumes->layout = TAKE(j->layout);
     job_end(c, j);

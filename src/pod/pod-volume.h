@@ -76,7 +76,8 @@ struct pod_volume {
     struct store_op *op;    /* SWITCHING: the sandbox's record is being written */
     struct volume_layout *layout;
     char *new_region, *new_identity; /* owned; ADDING */
-    sd_event_source *retry;          /* owned */
+    uint64_t links, new_links; /* that the guest has, and next; 0: not known (volume_scan.links) */
+    sd_event_source *retry;    /* owned */
     unsigned retries;
     unsigned unsettled; /* readings of a volume whose links do not fit its generation yet */
 };

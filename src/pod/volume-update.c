@@ -45,6 +45,7 @@ struct update_job {
     struct volume_mount mount;    /* find; owned */
     struct volume_layout *layout; /* owned */
     struct volume_identity identity;
+    uint64_t links;
     bool is_settled;
 };
 
@@ -74,6 +75,7 @@ static void forget_new(struct pod_volume *v)
     region_named(v->sandbox, key);
     free(key);
     free(TAKE(v->new_identity));
+    v->new_links = 0;
     volume_layout_free(TAKE(v->layout));
 }
 
@@ -154,6 +156,7 @@ static void commit(struct pod_volume *v)
     v->rec.region = TAKE(v->rec.next_region);
     v->rec.identity = TAKE(v->rec.next_identity);
     v->rec.generation++;
+    v->links = v->new_links;
     v->retries = 0;
     r = sandbox_save(s, s->state, true, on_committed, v, &v->op, &err);
     if (r < 0)
@@ -205,6 +208,8 @@ static int send_switch(struct pod_volume *v, struct error **err)
     body.volume = v->rec.name;
     body.region = v->rec.next_region;
     body.part = v->rec.name;
+    body.same_links = v->links && v->links == v->new_links;
+    v->links = 0; /* until it is known which it has */
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_UPDATE_VOLUME;
     m.update_volume = &body;
     return vmm_client_call(v->sandbox->client, &m, NULL, 0, CREATE_TIMEOUT_MS, on_switched, v,
@@ -321,6 +326,7 @@ static void take_scan(struct pod_volume *v, struct update_job *j)
     v->unsettled = 0;
     v->layout = TAKE(j->layout);
     v->new_identity = str_dup(j->identity.text);
+    v->new_links = j->links;
     add(v);
 }
 
@@ -389,6 +395,7 @@ static void job_work(struct worker_job *job)
         return;
     j->identity = scan->identity;
     j->is_settled = scan->is_settled;
+    j->links = scan->links;
     part.scan = scan;
     j->r = volume_layout_new(&part, 1, j->data, &j->layout, &j->err);
 }

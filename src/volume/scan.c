@@ -642,6 +642,25 @@ static void make_identity(struct volume_scan *s, bool live)
                    s->target[0] ? dir->ctime_ns : 0, (unsigned long long)h);
 }
 
+/* What the guest shows beside "..data" (agent/facade.h). */
+static void hash_links(struct volume_scan *s)
+{
+    uint64_t h = 14695981039346656037ULL;
+
+    for (size_t i = 0; i < s->n; i++) {
+        const struct volume_entry *e = &s->entries[i];
+        const uint64_t numbers[] = {e->mode, e->uid, e->gid};
+
+        if (!*e->path || strchr(e->path, '/') || str_starts(e->path, ".."))
+            continue;
+        hash_bytes(&h, e->path, strlen(e->path) + 1);
+        hash_bytes(&h, numbers, sizeof(numbers));
+        if (e->link)
+            hash_bytes(&h, e->link, strlen(e->link) + 1);
+    }
+    s->links = h ? h : 1;
+}
+
 bool volume_identity_equal(const struct volume_identity *a, const struct volume_identity *b)
 {
     return strcmp(a->text, b->text) == 0;
@@ -709,6 +728,7 @@ static int read_once(struct walk *w)
     s->is_settled = links_match(s);
     settle_files(s);
     make_identity(s, w->live);
+    hash_links(s);
     return 0;
 }
 

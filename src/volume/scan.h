@@ -83,6 +83,8 @@ struct volume_scan {
     bool is_settled;
     char target[NAME_MAX + 1]; /* of "..data"; "": none */
     struct volume_identity identity;
+    uint64_t
+        links; /* of the names beside "..data", what they are and whose: equal if they are; never 0 */
     struct arena *arena; /* owned */
 };
 

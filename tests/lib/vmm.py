@@ -170,8 +170,8 @@ class Control(Connection):
         return self.pb.VolumeMount(volume=name, region=region, part=part or name, live=live, destination=destination,
                                    sub_path=sub_path)
 
-    def update_volume(self, name, region, part=None):
-        self.call(update_volume=self.pb.UpdateVolume(volume=name, region=region, part=part or name))
+    def update_volume(self, name, region, part=None, same_links=False):
+        self.call(update_volume=self.pb.UpdateVolume(volume=name, region=region, part=part or name, same_links=same_links))
 
     def remove_region(self, key):
         self.call(remove_region=self.pb.RemoveRegion(key=key))

@@ -280,6 +280,19 @@ class Guest(unittest.TestCase):
         self.update(w)
         self.assertEqual(self.sh("p", "cat /s/key /etc/key"), "newold")
 
+    def test_links_are_looked_at_unless_the_host_says_they_are_the_same(self):
+        w = self.secret(payload={"key": (b"1", 0o644)})
+        self.run_with("l", [self.c.volume("s", self.region({"s": w.dir}), "/s")])
+        w.write({"key": (b"2", 0o644)})
+        self.c.update_volume("s", self.region({"s": w.dir}), same_links=True)
+        self.assertEqual(self.sh("l", "ls /s; cat /s/key"), "key\n2")
+        w.write({"added": (b"3", 0o644)})
+        self.c.update_volume("s", self.region({"s": w.dir}))
+        self.assertEqual(self.sh("l", "ls /s; cat /s/added"), "added\n3")
+        w.write({"more": (b"4", 0o644)})  # it is not true: that is how the guest can be seen not to look
+        self.c.update_volume("s", self.region({"s": w.dir}), same_links=True)
+        self.assertEqual(self.sh("l", "ls /s; cat /s/..data/more"), "added\n4")
+
     def test_update_that_fails_keeps_the_old_generation(self):
         w = self.secret(payload={"key": (b"old", 0o644)})
         key = self.region({"s": w.dir})

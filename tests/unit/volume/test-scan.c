@@ -195,6 +195,37 @@ static void the_mount_can_be_an_o_path_descriptor(void **state)
     (void)close(fd);
 }
 
+static uint64_t links(const struct fixture *f)
+{
+    struct volume_scan *s = scan(f->fd, true);
+    uint64_t links = s->links;
+
+    volume_scan_free(s);
+    return links;
+}
+
+static void links_are_equal_if_names_are(void **state)
+{
+    static const struct volume_key first[] = {{"a", "a"}, {"c", "c"}, {0}};
+    static const struct volume_key bytes[] = {{"a", "b"}, {"c", "d"}, {0}};
+    static const struct volume_key more[] = {{"a", "b"}, {"c", "d"}, {"e", ""}, {0}};
+    const struct fixture *f = *state;
+    uint64_t before;
+
+    kubelet_write(f->fd, first);
+    before = links(f);
+    assert_int_not_equal(before, 0);
+    kubelet_write(f->fd, bytes);
+    assert_int_equal(links(f), before);
+    kubelet_write(f->fd, more);
+    assert_int_not_equal(links(f), before);
+    kubelet_write(f->fd, first);
+    assert_int_equal(links(f), before);
+    assert_int_equal(unlinkat(f->fd, "c", 0), 0);
+    assert_int_equal(symlinkat("..data/a", f->fd, "c"), 0);
+    assert_int_not_equal(links(f), before);
+}
+
 /* ---- a writer that died ---- */
 
 static void every_step_of_the_writer_is_readable(void **state)
@@ -503,6 +534,7 @@ int main(void)
         CASE(extended_attributes_are_kept),
         CASE(an_empty_volume_is_a_volume),
         CASE(the_mount_can_be_an_o_path_descriptor),
+        CASE(links_are_equal_if_names_are),
         cmocka_unit_test(every_step_of_the_writer_is_readable),
         CASE(special_files_are_refused_by_name),
         CASE(bad_data_links_are_refused),
