@@ -40,15 +40,16 @@ struct agent {
     struct list creating;      /* struct creation: wait for their region */
     struct list regions;       /* struct region */
     struct region_device devices[REGION_DEVICES];
-    struct list releases;      /* struct release: regions on their way out */
-    bool share_ready;          /* the pod's share is mounted */
-    struct list volumes;       /* struct volume */
-    struct list layers;        /* struct layer: what live volumes are seen through */
-    struct list updates;       /* struct update: volumes that wait for their region */
-    struct list streams;       /* struct stream */
-    struct list watches;       /* struct watch */
-    struct list dying_cgroups; /* struct cgroup_reaper */
-    struct list waiters;       /* struct uevent_waiter */
+    struct list releases;             /* struct release: regions on their way out */
+    bool share_ready;                 /* the pod's share is mounted */
+    struct list volumes;              /* struct volume */
+    struct list layers;               /* struct layer: what live volumes are seen through */
+    struct loop_source *show_volumes; /* those that no start was in a hurry for */
+    struct list updates;              /* struct update: volumes that wait for their region */
+    struct list streams;              /* struct stream */
+    struct list watches;              /* struct watch */
+    struct list dying_cgroups;        /* struct cgroup_reaper */
+    struct list waiters;              /* struct uevent_waiter */
     unsigned n_containers, n_creating, n_streams;
     unsigned n_idle_streams;              /* of n_streams: opened by nobody yet */
     bool filtered;                        /* vsock is out of the containers' reach */

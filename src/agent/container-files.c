@@ -151,8 +151,7 @@ int container_files_plan(const struct container *k, struct rootfs_plan *ret, str
         (void)snprintf(rest, sizeof(rest), "/files/%zu", i);
         add_file(ret, state_path(k, rest), s->files[i]->path, s->files[i]->readonly);
     }
-    volumes_plan(k, ret);
-    return 0;
+    return volumes_plan(k, ret, err);
 }
 
 void container_files_plan_done(struct rootfs_plan *p)

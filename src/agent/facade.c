@@ -302,7 +302,7 @@ static int link_show(int facade, const struct source *s, const char *name, bool 
     return r == 0 && renameat(facade, NEW_LINK, facade, name) < 0 ? -errno : r;
 }
 
-typedef int (*visible_fn)(int facade, const struct source *s, const char *name);
+typedef int (*visible_fn)(int facade, const struct source *s, const struct dirent *e);
 
 /* Calls fn for each visible name among the n bytes of directory entries. 0 or the first error. */
 static int each_entry(const char *bytes, size_t n, visible_fn fn, int facade,
@@ -316,7 +316,7 @@ static int each_entry(const char *bytes, size_t n, visible_fn fn, int facade,
         at += e->d_reclen;
         if (is_ours(e->d_name))
             continue;
-        r = fn(facade, s, e->d_name);
+        r = fn(facade, s, e);
         if (r < 0)
             (void)snprintf(failed, FACADE_NAME_MAX, "%s", e->d_name);
     }
@@ -339,18 +339,24 @@ static int each_visible(int dir, visible_fn fn, int facade, const struct source 
     return n < 0 ? -errno : r;
 }
 
-static int show_first(int facade, const struct source *s, const char *name)
+static int show_first(int facade, const struct source *s, const struct dirent *e)
 {
-    return link_show(facade, s, name, true);
+    return link_show(facade, s, e->d_name, true);
 }
 
-static int show_later(int facade, const struct source *s, const char *name)
+static int show_later(int facade, const struct source *s, const struct dirent *e)
 {
-    return link_show(facade, s, name, false);
+    return link_show(facade, s, e->d_name, false);
 }
 
-static int drop_stale(int facade, const struct source *s, const char *name)
+static int check_link(int facade, const struct source *s, const struct dirent *e)
 {
+    return e->d_type == DT_LNK ? 0 : -EOPNOTSUPP; /* EROFS knows */
+}
+
+static int drop_stale(int facade, const struct source *s, const struct dirent *e)
+{
+    const char *name = e->d_name;
     struct stat st;
 
     if (fstatat(s->dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT)
@@ -359,6 +365,12 @@ static int drop_stale(int facade, const struct source *s, const char *name)
 }
 
 /* ---- the facade as a whole */
+
+static int show_error(struct error **err, int r, const char *name)
+{
+    return error_set(err, r, "%s: %s", name,
+                     r == -EOPNOTSUPP ? "beside " DATA " only links are known" : strerror(-r));
+}
 
 static int fill(struct agent *a, const char *name, int facade, const struct source *s,
                 struct generation *g, struct error **err)
@@ -378,8 +390,7 @@ static int fill(struct agent *a, const char *name, int facade, const struct sour
         r = each_visible(s->dir, show_first, facade, s, failed);
     if (r < 0) {
         generation_hide(a, name, facade, g);
-        return error_set(err, r, "%s: %s", failed,
-                         r == -EOPNOTSUPP ? "beside " DATA " only links are known" : strerror(-r));
+        return show_error(err, r, failed);
     }
     /* last: what is made in it changes its time */
     if (((s->root.st_uid || s->root.st_gid) &&
@@ -388,6 +399,22 @@ static int fill(struct agent *a, const char *name, int facade, const struct sour
         times_copy(facade, ".", &s->root) < 0)
         log_warning_errno(-errno, "volume %s: attributes of its directory", name);
     return 0;
+}
+
+int facade_check(const struct region *region, const char *part, struct error **err)
+{
+    struct source s = {.dir = -EBADF};
+    struct generation g;
+    char failed[FACADE_NAME_MAX] = "";
+    int r = source_open(region, part, &s, &g, err);
+
+    if (r == 0) {
+        r = each_visible(s.dir, check_link, -1, &s, failed);
+        if (r < 0)
+            (void)show_error(err, r, failed);
+    }
+    (void)close_fd(s.dir);
+    return r;
 }
 
 int facade_new(struct agent *a, const char *name, const struct region *region, const char *part,

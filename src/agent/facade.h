@@ -26,6 +26,8 @@ struct generation {
     bool is_unsettled;            /* not all visible links are what they should be */
 };
 
+/* 0: facade_new would find there what it needs. */
+int facade_check(const struct region *region, const char *part, struct error **err);
 /* Makes and fills the facade of the name with a part of region. On error nothing is left. */
 int facade_new(struct agent *a, const char *name, const struct region *region, const char *part,
                struct generation *ret, struct error **err);

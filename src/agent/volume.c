@@ -83,22 +83,44 @@ static char *part_path(const struct region *region, const char *part)
     return *part ? str_printf("%s/%s", region->path, part) : str_dup(region->path);
 }
 
+static int show(struct agent *a, struct volume *v, struct error **err)
+{
+    int r = v->is_shown ? 0 : facade_new(a, v->name, v->region, v->part, &v->generation, err);
+
+    v->is_shown = r == 0;
+    return r;
+}
+
+/* One of them a turn; the error of one that fails is told by the start that needs it. */
+static void on_time_to_show(struct loop_source *s, void *userdata)
+{
+    struct agent *a = userdata;
+    struct volume *v;
+
+    list_foreach (v, &a->volumes, link)
+        if (!v->is_shown) {
+            if (show(a, v, NULL) == 0)
+                loop_defer_arm(s);
+            return;
+        }
+}
+
 static int volume_new(struct agent *a, const Nexus__VolumeMount *m, struct region *region,
                       struct volume **ret, struct error **err)
 {
-    struct generation g;
     struct volume *v;
-    int r = facade_new(a, m->volume, region, m->part, &g, err);
+    int r = facade_check(region, m->part, err);
 
+    if (r == 0 && !a->show_volumes)
+        r = loop_add_defer(a->loop, on_time_to_show, a, &a->show_volumes);
     if (r < 0)
-        return r;
+        return error_prefix(err, r, "volume %s", m->volume);
     v = xcalloc(1, sizeof(*v));
     v->name = str_dup(m->volume);
     v->part = str_dup(m->part);
     v->region = region;
-    v->generation = g;
     list_append(&a->volumes, &v->link);
-    log_debug("volume %s: %s", v->name, g.name);
+    loop_defer_arm(a->show_volumes);
     *ret = v;
     return 0;
 }
@@ -115,7 +137,8 @@ static void volume_put(struct agent *a, struct volume *v)
 {
     if (--v->users)
         return;
-    facade_remove(a, v->name, &v->generation);
+    if (v->is_shown)
+        facade_remove(a, v->name, &v->generation);
     region_put(v->region);
     volume_free(v);
 }
@@ -238,10 +261,23 @@ static size_t depth_of(const char *path)
     return n;
 }
 
-void volumes_plan(const struct container *k, struct rootfs_plan *p)
+static int show_all(const struct container *k, struct error **err)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < k->spec->n_volumes && r == 0; i++)
+        if (k->volumes[i].volume)
+            r = show(k->agent, k->volumes[i].volume, err);
+    return r;
+}
+
+int volumes_plan(const struct container *k, struct rootfs_plan *p, struct error **err)
 {
     const Nexus__ContainerSpec *spec = k->spec;
+    int r = show_all(k, err);
 
+    if (r < 0)
+        return r;
     for (size_t i = 0; i < spec->n_volumes; i++) {
         const Nexus__VolumeMount *m = spec->volumes[i];
         const struct volume_hold *h = &k->volumes[i];
@@ -261,6 +297,7 @@ void volumes_plan(const struct container *k, struct rootfs_plan *p)
             p->volumes[at] = p->volumes[at - 1];
         p->volumes[at] = v;
     }
+    return 0;
 }
 
 /* ---- updates */
@@ -294,8 +331,11 @@ static void update_end(struct update *u, int r, const struct error *err)
 static int move(struct agent *a, struct volume *v, struct region *region, const struct update *u,
                 uint64_t start_ns, struct error **err)
 {
+    bool was_shown = v->is_shown; /* else the next generation is the first */
     struct generation old;
-    int r = facade_update(a, v->name, region, u->part, u->same_links, &v->generation, &old, err);
+    int r = !was_shown ? facade_check(region, u->part, err)
+                       : facade_update(a, v->name, region, u->part, u->same_links, &v->generation,
+                                       &old, err);
 
     if (r < 0) {
         region_put(region);
@@ -305,6 +345,8 @@ static int move(struct agent *a, struct volume *v, struct region *region, const 
     v->region = region;
     free(v->part);
     v->part = str_dup(u->part);
+    if (!was_shown)
+        return 0;
     log_info("volume %s: now %s, %" PRIu64 " us to mount it", v->name, v->generation.name,
              (clock_mono_ns() - start_ns) / 1000);
     facade_retire(a, v->name, &old);

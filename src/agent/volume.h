@@ -17,6 +17,7 @@ struct volume {
     char *name;            /* owned */
     char *part;            /* owned */
     struct region *region; /* one user of it */
+    bool is_shown;         /* the facade is there, with: */
     struct generation generation;
     unsigned users; /* mounts of containers */
 };
@@ -30,14 +31,15 @@ struct volume_hold {
 int volumes_check(const Nexus__ContainerSpec *spec, struct error **err);
 /* Offers the devices of their regions to the driver (region_want). */
 void volumes_want(struct agent *a, const Nexus__ContainerSpec *spec);
-/* Everything spec mounts, in its order; the facades are there then. -EAGAIN without err: a device is not
+/* Everything spec mounts, in its order. The facades are made when the loop has time, or with the first start that
+ * needs them: whoever waits for the container to be created does not wait for them. -EAGAIN without err: a device is not
  * there (yet). *ret: n_volumes of them, the caller's until volumes_put; NULL if there are none. */
 int volumes_get(struct agent *a, const Nexus__ContainerSpec *spec, struct volume_hold **ret,
                 struct error **err);
 /* holds: freed; NULL is allowed. */
 void volumes_put(struct agent *a, struct volume_hold *holds, size_t n);
-/* Adds them to what rootfs_enter does, by the depth of their places. */
-void volumes_plan(const struct container *k, struct rootfs_plan *p);
+/* Adds them to what rootfs_enter does, by the depth of their places; the facades are there then. */
+int volumes_plan(const struct container *k, struct rootfs_plan *p, struct error **err);
 
 /* Answers request id: perhaps later, when the region's device is there and no container is being started
  * (its copy of the mounts would miss the new one). */
