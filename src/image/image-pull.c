@@ -50,6 +50,8 @@ struct pull {
     struct error *failure; /* owned; of "error", or ours */
     int r;                 /* of failure */
     bool killed;
+    bool ended;                /* reaped; what it left is looked at: */
+    struct side_job *settling; /* by the images' thread */
 };
 
 struct image_pull_call {
@@ -77,6 +79,7 @@ static void pull_free(struct pull *p)
     if (!p)
         return;
     list_remove(&p->node);
+    side_job_cancel(p->settling);
     sd_event_source_disable_unref(p->child);
     sd_event_source_disable_unref(p->output);
     sd_event_source_disable_unref(p->stall);
@@ -93,7 +96,7 @@ DEFINE_CLEANUP(struct pull *, pull_free);
 
 static void pull_kill(struct pull *p)
 {
-    if (p->killed)
+    if (p->killed || p->ended)
         return;
     p->killed = true;
     (void)syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0);
@@ -218,19 +221,39 @@ static int on_stall(sd_event_source *source, uint64_t usec, void *userdata)
 
 /* ---- the end ---- */
 
-/* Its callers, when its process has ended: they wait for the record. */
-struct ended {
-    struct list waiters;
+/* What a pull left, for the images' thread: temporaries go, and the files it claims are looked at. */
+struct settling {
+    struct image_walk *walk;   /* owned */
+    struct image_entry *entry; /* owned; NULL: it claims nothing */
+    struct oci_digest top;     /* what the reference meant */
 };
 
-static void on_added(int r, const struct error *err, struct image_entry *e, void *userdata);
+static void settling_free(void *payload)
+{
+    struct settling *t = payload;
 
-/* 0: goes on, on_added() answers. */
-static int accept_result(struct pull *p, struct ended *ended, struct error **err)
+    image_walk_free(t->walk);
+    image_entry_free(t->entry);
+    free(t);
+}
+
+static int settle_work(void *payload, struct error **err)
+{
+    struct settling *t = payload;
+    _cleanup_(error_freep) struct error *why = NULL;
+    int r;
+
+    image_walk_run(t->walk);
+    r = t->entry ? image_files_check(&t->walk->dirs, t->entry, &why) : 0;
+    return r < 0 ? error_set_class(err, ERROR_INTERNAL, r, "converted files are missing: %s",
+                                   error_text(why, r))
+                 : 0;
+}
+
+/* What it says of the image; files are not looked at. */
+static int parse_result(const struct pull *p, struct settling *t, struct error **err)
 {
     _cleanup_(image_entry_freep) struct image_entry *e = NULL;
-    _cleanup_(error_freep) struct error *why = NULL;
-    struct oci_digest top;
     const char *digest;
     int r = image_entry_from_json(p->result, &e, err);
 
@@ -238,20 +261,17 @@ static int accept_result(struct pull *p, struct ended *ended, struct error **err
         r = oci_json_str(p->result, "digest", &digest, err);
     if (r < 0)
         return error_prefix(err, r, "the pull helper's result");
-    if (oci_digest_parse(digest, &top) < 0)
+    if (oci_digest_parse(digest, &t->top) < 0)
         return error_set(err, -EBADMSG, "the pull helper's result has no digest");
     strv_free(e->pub.repo_tags); /* names are ours to give */
     strv_free(e->pub.repo_digests);
     e->pub.repo_tags = e->pub.repo_digests = NULL;
     e->pub.removed = false;
-    r = image_files_check(p->store, e, &why);
-    if (r < 0)
-        return error_set_class(err, ERROR_INTERNAL, r, "converted files are missing: %s",
-                               error_text(why, r));
-    return image_store_add(p->store, TAKE(e), &p->ref, &top, on_added, ended, err);
+    t->entry = TAKE(e);
+    return 0;
 }
 
-static int judge(struct pull *p, const siginfo_t *si, struct ended *ended, struct error **err)
+static int judge(struct pull *p, const siginfo_t *si, struct settling *t, struct error **err)
 {
     bool ok = si->si_code == CLD_EXITED && si->si_status == 0;
 
@@ -261,7 +281,7 @@ static int judge(struct pull *p, const siginfo_t *si, struct ended *ended, struc
         return p->r < 0 ? p->r : -EIO;
     }
     if (ok && p->result)
-        return accept_result(p, ended, err);
+        return parse_result(p, t, err);
     return error_set_class(err, ERROR_INTERNAL, -EIO, "the pull helper ended with %s %d",
                            si->si_code == CLD_EXITED ? "status" : "signal", si->si_status);
 }
@@ -292,6 +312,11 @@ static void drop_waiters(struct list *waiters)
     }
 }
 
+/* The callers, when the pull is over: they wait for the record. */
+struct ended {
+    struct list waiters;
+};
+
 /* r -ECANCELED without a text: the store is closed. */
 static void on_added(int r, const struct error *err, struct image_entry *e, void *userdata)
 {
@@ -304,33 +329,78 @@ static void on_added(int r, const struct error *err, struct image_entry *e, void
     free(ended);
 }
 
-static int on_child(sd_event_source *source, const siginfo_t *si, void *userdata)
+/* The pull is over: what nobody names may go again. r 0: t has an entry, on_added() answers. */
+static void finish(struct pull *p, struct settling *t, int r, struct error *err)
 {
-    struct pull *p = userdata;
     struct image_store *s = p->store;
-    _cleanup_(error_freep) struct error *err = NULL;
     struct ended *ended = xcalloc(1, sizeof(*ended));
     struct image_pull_call *c;
-    int r = -ECANCELED;
 
-    for (int i = 0; i < LAST_READS && read_some(p) > 0; i++)
-        ;
-    image_files_sweep(s, p->tag);
     list_init(&ended->waiters);
-    if (!list_is_empty(&p->waiters)) { /* without waiters nobody wants it */
+    if (list_is_empty(&p->waiters)) { /* nobody wants it any more */
+        r = r < 0 ? r : -ECANCELED;
+    } else {
         list_append(&p->waiters, &ended->waiters);
         list_remove(&p->waiters);
         list_init(&p->waiters);
         list_foreach (c, &ended->waiters, node)
             c->pull = NULL; /* it is gone in a moment; they can still be cancelled */
-        r = judge(p, si, ended, &err);
+        if (r == 0)
+            r = image_store_add(s, TAKE(t->entry), &p->ref, &t->top, on_added, ended, &err);
     }
     pull_free(p);
-    image_files_collect(s, /* fresh_orphans= */ error_class_of(err, r) == ERROR_EXHAUSTED);
+    s->fresh_orphans |= error_class_of(err, r) == ERROR_EXHAUSTED;
+    (void)image_collect(s);
     if (r < 0) {
         answer(&ended->waiters, r, err, NULL);
         free(ended);
     }
+    error_free(err);
+}
+
+static void on_settled(void *userdata, void *payload, int r, const struct error *err)
+{
+    struct pull *p = userdata;
+    struct settling *t = payload;
+    struct error *own = NULL;
+
+    p->settling = NULL;
+    if (r == -ECANCELED && !t)
+        return; /* nexusd ends, and drops the pull */
+    if (t)
+        image_walk_counted(p->store, t->walk);
+    if (p->failure) {
+        r = p->r;
+        own = TAKE(p->failure);
+    } else if (r < 0) {
+        r = error_set_class(&own, error_class_of(err, r), r, "%s", error_text(err, r));
+    }
+    finish(p, t, r, own);
+}
+
+static int on_child(sd_event_source *source, const siginfo_t *si, void *userdata)
+{
+    static const struct side_job_ops ops = {settle_work, on_settled, settling_free};
+    struct pull *p = userdata;
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct settling *t = xcalloc(1, sizeof(*t));
+    int r;
+
+    for (int i = 0; i < LAST_READS && read_some(p) > 0; i++)
+        ;
+    p->ended = true;
+    p->output = sd_event_source_disable_unref(p->output);
+    p->stall = sd_event_source_disable_unref(p->stall);
+    p->r = judge(p, si, t, &err);
+    p->failure = TAKE(err);
+    r = image_walk_new(p->store, p->tag, &t->walk, &err);
+    if (r < 0)
+        settling_free(t);
+    else
+        r = side_job_start(p->store->worker, &ops, t, "looking at what a pull has left",
+                           IMAGE_JOB_MS, p, &p->settling, &err);
+    if (r < 0)
+        finish(p, NULL, r, TAKE(err));
     return 0;
 }
 
@@ -488,7 +558,7 @@ static struct pull *find_same(struct image_store *s, const char *key)
     struct pull *p;
 
     list_foreach (p, &s->pulls, node)
-        if (!p->killed && !p->failure && strcmp(p->key, key) == 0)
+        if (!p->killed && !p->ended && !p->failure && strcmp(p->key, key) == 0)
             return p;
     return NULL;
 }
@@ -509,6 +579,7 @@ static int pull_new(struct image_store *s, const struct oci_reference *ref, json
     list_init(&p->waiters);
     buf_init(&p->line, LINE_BYTES + READ_BYTES);
     random_hex(p->tag, 16);
+    image_collect_stop(s);
     r = start(p, request, err);
     if (r < 0)
         return r;
@@ -562,14 +633,24 @@ void image_pull_cancel(struct image_pull_call *call)
         pull_kill(p);
 }
 
+/* Here and now: nexusd ends. */
+static void sweep(const struct pull *p)
+{
+    _cleanup_(image_walk_freep) struct image_walk *w = NULL;
+
+    if (image_walk_new(p->store, p->tag, &w, NULL) == 0)
+        image_walk_run(w);
+}
+
 void image_pulls_end(struct image_store *s)
 {
     while (!list_is_empty(&s->pulls)) {
         struct pull *p = list_first(&s->pulls, struct pull, node);
 
         drop_waiters(&p->waiters);
-        reap(p);
-        image_files_sweep(s, p->tag);
+        if (!p->ended)
+            reap(p);
+        sweep(p);
         pull_free(p);
     }
 }

@@ -73,7 +73,7 @@ static void on_record(const char *name, const json_t *doc, void *userdata)
     if (r == 0 && strcmp(e->digest.hex, name) != 0)
         r = error_set(&err, -EBADMSG, "the record is another image's");
     if (r == 0)
-        r = image_files_check(l->s, e, &err);
+        r = image_files_check(&l->s->dirs, e, &err);
     if (r == 0) {
         insert(l->s, TAKE(e));
         return;
@@ -234,7 +234,7 @@ void image_store_settle(struct image_store *s)
     for (size_t i = s->n_entries; i-- > 0;)
         if (s->entries[i]->pub.removed && s->entries[i]->refs == 0)
             (void)image_purge(s, s->entries[i], NULL, NULL, NULL, NULL);
-    image_files_collect(s, /* fresh_orphans= */ false);
+    (void)image_collect(s);
 }
 
 /* A copy of the name if it was not there. */
@@ -279,7 +279,7 @@ int image_store_add(struct image_store *s, struct image_entry *new_entry,
     r = image_write_added(w, err);
     if (r < 0 && is_new) {
         image_take_out(s, e);
-        image_files_drop(s, e);
+        image_drop_files(s, e); /* the end of the pull collects */
         image_entry_free(e);
     }
     return r;
@@ -335,13 +335,28 @@ static int open_dirs(struct image_store *s, struct error **err)
     if (s->root_fd < 0)
         return error_set(err, s->root_fd, "cannot open the image directory %s: %s", s->root,
                          strerror(-s->root_fd));
-    s->layers_fd = open_subdir(s->root_fd, IMAGE_DIR_LAYERS, err);
-    if (s->layers_fd < 0)
-        return s->layers_fd;
-    s->meta_fd = open_subdir(s->root_fd, IMAGE_DIR_META, err);
-    if (s->meta_fd < 0)
-        return s->meta_fd;
+    s->dirs.layers_fd = open_subdir(s->root_fd, IMAGE_DIR_LAYERS, err);
+    if (s->dirs.layers_fd < 0)
+        return s->dirs.layers_fd;
+    s->dirs.meta_fd = open_subdir(s->root_fd, IMAGE_DIR_META, err);
+    if (s->dirs.meta_fd < 0)
+        return s->dirs.meta_fd;
     return store_open(records, s->queue, &s->records, err);
+}
+
+/* Before the loop runs: temporaries, orphans, and what there is. */
+static int first_walk(struct image_store *s, struct error **err)
+{
+    _cleanup_(image_walk_freep) struct image_walk *w = NULL;
+    int r = image_walk_new(s, NULL, &w, err);
+
+    if (r < 0)
+        return r;
+    w->temporaries = str_dup(IMAGE_DIR_TMP_PREFIX);
+    image_walk_collects(s, w);
+    image_walk_run(w);
+    image_walk_counted(s, w);
+    return 0;
 }
 
 int image_store_open(sd_event *event, const struct image_config *cfg, image_damaged_fn bad,
@@ -358,21 +373,23 @@ int image_store_open(sd_event *event, const struct image_config *cfg, image_dama
     s->stall_ms = cfg->stall_ms ? cfg->stall_ms : 300000;
     s->retry_base_ms = cfg->retry_base_ms ? cfg->retry_base_ms : 500;
     s->low_speed_s = cfg->low_speed_s ? cfg->low_speed_s : 60;
-    s->root_fd = s->layers_fd = s->meta_fd = -EBADF;
+    s->root_fd = s->dirs.layers_fd = s->dirs.meta_fd = -EBADF;
     list_init(&s->pulls);
     list_init(&s->writes);
     registries_copy(s, cfg);
     r = open_dirs(s, err);
+    if (r == 0)
+        r = worker_new(event, &s->worker, err);
     if (r < 0)
         return r;
-    image_files_sweep(s, NULL);
     r = store_scan(s->records, on_record, on_damaged, &l, err);
     if (r < 0)
         return error_prefix(err, r, "image records");
     settle_tags(s);
-    image_files_collect(s, /* fresh_orphans= */ false);
-    *ret = TAKE(s);
-    return 0;
+    r = first_walk(s, err);
+    if (r == 0)
+        *ret = TAKE(s);
+    return r;
 }
 
 void image_store_close(struct image_store *s)
@@ -383,14 +400,15 @@ void image_store_close(struct image_store *s)
         image_pulls_end(s);
     if (s->writes.next)
         image_writes_end(s);
+    image_collect_end(s);
+    worker_free(s->worker);
     for (size_t i = 0; i < s->n_entries; i++)
         image_entry_free(s->entries[i]);
     free(s->entries);
     strv_free(s->dead);
     store_free(s->records);
     close_fd(s->root_fd);
-    close_fd(s->layers_fd);
-    close_fd(s->meta_fd);
+    image_dirs_done(&s->dirs);
     registries_free(s);
     free(s->root);
     free(s->helper);

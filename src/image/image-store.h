@@ -83,8 +83,9 @@ const struct image *image_ref(struct image_store *s, const char *id);
 void image_unref(struct image_store *s, const struct image *image);
 
 /* RemoveImage: every tag, digest and name of the image that text names. 0: there is none, which is no
- * error. 1: it is not listed any more; done tells from the loop when that is durable, or (r negative, err
- * borrowed) that it could not be and the image is listed again. */
+ * error. 1: it is not listed any more; done tells from the loop when that is durable and its space is free
+ * (which waits for running pulls and users, done does not), or (r negative, err borrowed) that it could not
+ * be and the image is listed again. */
 typedef void (*image_removed_fn)(int r, const struct error *err, void *userdata);
 struct image_write;
 int image_remove(struct image_store *s, const char *text, image_removed_fn done, void *userdata,
@@ -116,6 +117,11 @@ int image_pull(struct image_store *s, const char *reference, const struct image_
 /* No callback follows. The process ends when nobody waits for it any more. */
 void image_pull_cancel(struct image_pull_call *call);
 
+/* Where the files lie. */
+struct image_dirs {
+    int layers_fd, meta_fd;
+};
+
 /* The segments of the image's region in their order, [metadata][layer]…: sizes in bytes, each a multiple of
  * 4 KiB and not 0, and after image_region_open() O_RDONLY descriptors. Region key: image->id. */
 struct image_region {
@@ -124,7 +130,7 @@ struct image_region {
     int *fds;        /* owned, and the descriptors */
     char **names;    /* owned; of the files, for people; ends with NULL */
     struct image_segment *segments;
-    int layers_fd, meta_fd; /* owned */
+    struct image_dirs dirs; /* owned */
 };
 /* What opening takes: the image is needed for that no more. -EMFILE. */
 int image_region_new(struct image_store *s, const struct image *image, struct image_region **ret,

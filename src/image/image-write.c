@@ -22,6 +22,7 @@ struct image_write *image_write_new(struct image_store *s, struct image_entry *e
 static void write_free(struct image_write *w)
 {
     list_remove(&w->node);
+    side_job_cancel(w->job);
     store_forget(w->op);
     free(w->new_tag);
     free(w->new_digest);
@@ -92,10 +93,84 @@ static void on_purged(void *userdata, int r, const struct error *err)
         e->pub.removed = false;
     else if (e->pub.removed && e->refs == 0) { /* nobody came back to it */
         image_take_out(s, e);
-        image_files_drop(s, e);
+        image_drop_files(s, e);
         image_entry_free(e);
+        w->entry = NULL;
+        w->walk = image_collect(s);
     }
+    if (!w->walk)
+        tell_removed(w, r, err);
+}
+
+void image_writes_walked(struct image_store *s)
+{
+    struct image_write *w, *tmp;
+
+    list_foreach_safe (w, tmp, &s->writes, node)
+        if (w->walk && w->walk <= s->walk_number)
+            tell_removed(w, 0, NULL);
+}
+
+/* ---- its layers are aged first */
+
+struct aging {
+    struct image_dirs dirs; /* owned */
+    char **layers;          /* owned */
+};
+
+static int age(void *payload, struct error **err)
+{
+    const struct aging *a = payload;
+
+    image_files_age(&a->dirs, a->layers);
+    return 0;
+}
+
+static void aging_free(void *payload)
+{
+    struct aging *a = payload;
+
+    image_dirs_done(&a->dirs);
+    strv_free(a->layers);
+    free(a);
+}
+
+static void on_aged(void *userdata, void *payload, int r, const struct error *err)
+{
+    struct image_write *w = userdata;
+    struct image_entry *e = w->entry;
+    _cleanup_(error_freep) struct error *own = NULL;
+
+    w->job = NULL;
+    if (r >= 0 && (!e->pub.removed || e->refs)) { /* somebody has come back to it */
+        tell_removed(w, 0, NULL);
+        return;
+    }
+    if (r >= 0) {
+        r = store_delete(w->store->records, e->digest.hex, on_purged, w, &w->op, &own);
+        err = own;
+    }
+    if (r >= 0)
+        return;
+    e->pub.removed = w->was_removed;
     tell_removed(w, r, err);
+}
+
+static int start_aging(struct image_write *w, struct error **err)
+{
+    static const struct side_job_ops ops = {age, on_aged, aging_free};
+    const struct image_entry *e = w->entry;
+    struct aging *a = xcalloc(1, sizeof(*a));
+    int r = image_dirs_dup(&w->store->dirs, &a->dirs, err);
+
+    if (r < 0) {
+        free(a);
+        return r;
+    }
+    for (size_t i = 0; i < e->n_layers; i++)
+        strv_push(&a->layers, e->layers[i].diff_id.hex);
+    return side_job_start(w->store->worker, &ops, a, "removing an image", IMAGE_JOB_MS, w, &w->job,
+                          err);
 }
 
 /* Two at once would free it twice. */
@@ -122,8 +197,7 @@ int image_purge(struct image_store *s, struct image_entry *e, image_removed_fn d
     w->removed = done;
     w->userdata = userdata;
     w->was_removed = e->pub.removed;
-    image_files_age(s, e);
-    r = store_delete(s->records, e->digest.hex, on_purged, w, &w->op, err);
+    r = start_aging(w, err);
     if (r < 0) {
         write_free(w);
         return r;
@@ -201,13 +275,13 @@ static void on_added(void *userdata, int r, const struct error *err)
         e->pub.removed = false;
         if (w->new_tag)
             image_take_tag_from_others(s, e, w->new_tag);
-        image_files_count(s);
     }
     w->added(r, err, r < 0 ? NULL : e, w->userdata);
     if (r < 0 && w->is_new && e->refs == 1) { /* it never was */
         image_take_out(s, e);
-        image_files_drop(s, e);
+        image_drop_files(s, e);
         image_entry_free(e);
+        (void)image_collect(s);
     } else {
         image_unref(s, &e->pub);
     }

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -397,6 +398,19 @@ static int open_subdir(int dir, const char *name, struct error **err)
     return fd < 0 ? error_set(err, -errno, "cannot open %s: %s", name, strerror(errno)) : fd;
 }
 
+/* Until we end: nexusd deletes no layer without a name, for we may use one that a pull before us left. Waits
+ * while it is just deleting. */
+static int lock_layers(int layers_fd, struct error **err)
+{
+    int r;
+
+    do
+        r = flock(layers_fd, LOCK_SH);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? error_set(err, -errno, "cannot lock %s: %s", IMAGE_DIR_LAYERS, strerror(errno))
+                 : 0;
+}
+
 static int run(struct fetch *f, int dir_fd, struct error **err)
 {
     _cleanup_(http_freep) struct http *h = NULL;
@@ -405,6 +419,9 @@ static int run(struct fetch *f, int dir_fd, struct error **err)
     f->layers_fd = open_subdir(dir_fd, IMAGE_DIR_LAYERS, err);
     if (f->layers_fd < 0)
         return f->layers_fd;
+    r = lock_layers(f->layers_fd, err);
+    if (r < 0)
+        return r;
     f->meta_fd = open_subdir(dir_fd, IMAGE_DIR_META, err);
     if (f->meta_fd < 0)
         return f->meta_fd;

@@ -5,7 +5,7 @@
  *   grpc-load SOCKET CALLS IN_FLIGHT          Version
  *   grpc-load --pace US SOCKET CALLS METHOD   Version or ListPodSandbox, one at a time, one every US
  *   grpc-load --exec SOCKET CALLS CONTAINER COMMAND…   ExecSync, one at a time; each must exit with 0
- *   grpc-load --floor CALLS                   200 bytes there and back between two processes over a
+ *   grpc-load --floor CALLS [PACE_US]                    200 bytes there and back between two processes over a
  *                                             socket pair: what the machine itself costs */
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +30,15 @@ static void print_result(const uint64_t *ns, size_t n, uint64_t elapsed)
     printf("],\"elapsed_ns\":%llu}\n", (unsigned long long)elapsed);
 }
 
-static int run_floor(size_t calls, uint64_t *ns)
+static void wait_until(uint64_t ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000U),
+                          .tv_nsec = (long)(ns % 1000000000U)};
+
+    (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+}
+
+static int run_floor(size_t calls, uint64_t pace_ns, uint64_t *ns)
 {
     char bytes[200] = "";
     int fds[2];
@@ -49,7 +57,11 @@ static int run_floor(size_t calls, uint64_t *ns)
     (void)close(fds[1]);
     start = clock_mono_ns();
     for (size_t i = 0; i < calls; i++) {
-        uint64_t t = clock_mono_ns();
+        uint64_t t;
+
+        if (pace_ns)
+            wait_until(start + i * pace_ns);
+        t = clock_mono_ns();
         if (write(fds[0], bytes, sizeof(bytes)) != sizeof(bytes) ||
             read(fds[0], bytes, sizeof(bytes)) <= 0)
             return 1;
@@ -112,14 +124,6 @@ static int finish(const struct load *load, struct slot *s, uint64_t *ns)
     return r;
 }
 
-static void wait_until(uint64_t ns)
-{
-    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000U),
-                          .tv_nsec = (long)(ns % 1000000000U)};
-
-    (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
-}
-
 static int run_load(const struct load *load, const char *path, size_t calls, uint64_t *ns)
 {
     _cleanup_(grpc_client_freep) struct grpc_client *c = NULL;
@@ -148,7 +152,7 @@ static int usage(void)
     (void)fprintf(stderr, "usage: grpc-load SOCKET CALLS IN_FLIGHT\n"
                           "       grpc-load --pace US SOCKET CALLS Version|ListPodSandbox\n"
                           "       grpc-load --exec SOCKET CALLS CONTAINER COMMAND...\n"
-                          "       grpc-load --floor CALLS\n");
+                          "       grpc-load --floor CALLS [PACE_US]\n");
     return 2;
 }
 
@@ -188,8 +192,9 @@ int main(int argc, char **argv)
         load.request = &exec.base;
         load.answer = &runtime__v1__exec_sync_response__descriptor;
     } else if (strcmp(mode, "--floor") == 0) {
-        if (n != 1)
+        if (n < 1 || n > 2 || (n == 2 && parse_u64(args[1], 10000000, &number) < 0))
             return usage();
+        load.pace_ns = n == 2 ? number * 1000 : 0;
         args--;
     } else if (mode[0] || n != 3 || parse_u64(args[2], 256, &number) < 0 || number == 0) {
         return usage();
@@ -199,6 +204,6 @@ int main(int argc, char **argv)
     if (parse_u64(args[1], 10000000, &calls) < 0)
         return usage();
     ns = xcalloc(calls + 1, sizeof(*ns));
-    return strcmp(mode, "--floor") == 0 ? run_floor(calls, ns)
+    return strcmp(mode, "--floor") == 0 ? run_floor(calls, load.pace_ns, ns)
                                         : run_load(&load, args[0], calls, ns);
 }

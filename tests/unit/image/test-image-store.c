@@ -4,8 +4,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "base/file.h"
 #include "base/str.h"
@@ -40,6 +40,8 @@ static void on_bad(const char *name, const char *reason, void *userdata)
 static void settle(struct fixture *f)
 {
     assert_int_equal(store_queue_drain(f->queue, 60000), 0);
+    while (f->s && (f->s->walk_job || !list_is_empty(&f->s->writes)))
+        assert_true(sd_event_run(f->event, UINT64_MAX) >= 0);
 }
 
 static void reopen(struct fixture *f)
@@ -47,8 +49,8 @@ static void reopen(struct fixture *f)
     struct image_config cfg = {.queue = f->queue, .root = f->dir, .pull_helper = "/bin/false"};
 
     image_store_close(f->s);
-    settle(f);
     f->s = NULL;
+    settle(f);
     f->bad = 0;
     assert_int_equal(image_store_open(f->event, &cfg, on_bad, f, &f->s, NULL), 0);
 }
@@ -72,6 +74,7 @@ static int teardown(void **state)
     struct fixture *f = *state;
 
     image_store_close(f->s);
+    f->s = NULL;
     settle(f);
     store_queue_free(f->queue);
     sd_event_unref(f->event);
@@ -248,6 +251,8 @@ static void removal_by_one_name_removes_all_and_keeps_shared_layers(void **state
     (void)add(f, "app:1", A, L1, L2);
     (void)add(f, "app:2", A, L1, L2);
     (void)add(f, "other", B, L1, L3);
+    assert_int_not_equal(image_collect(f->s), 0); /* counts; a pull does that before it adds */
+    settle(f);
     image_fs_info(f->s, &before);
     for (int i = 0; i < 5; i++) /* idempotent */
         assert_int_equal(remove_image(f, "app:2"), 0);
@@ -310,32 +315,73 @@ static void a_used_image_survives_a_restart_if_the_use_is_taken_again(void **sta
     assert_false(has_file(f, "layers", L1, ".2.data"));
 }
 
-/* A large file's name is gone at once, its descriptor is left to a child that the loop reaps. */
-static void large_files_are_given_back_by_a_child(void **state)
+/* nexus-pull holds the lock while it may use a file that no record names. */
+static void nothing_is_collected_while_a_pull_holds_the_lock(void **state)
 {
     struct fixture *f = *state;
-    struct image_release r = {.n = 0};
-    siginfo_t si;
-    int fd = openat(f->dirfd, "large", O_CREAT | O_RDWR | O_CLOEXEC, 0600), next;
+    int pull = openat(f->dirfd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, 8 << 20), 0);
-    (void)close(fd);
-    assert_int_equal(file_write_atomic(f->dirfd, "small", "x", 1, 0600, false), 0);
-    image_release_file(&r, f->dirfd, "large", 8 << 20);
-    image_release_file(&r, f->dirfd, "small", 1);
-    image_release_file(&r, f->dirfd, "missing", 8 << 20);
-    assert_int_equal(r.n, 1);
-    assert_int_equal(faccessat(f->dirfd, "large", F_OK, 0), -1);
-    assert_int_equal(faccessat(f->dirfd, "small", F_OK, 0), -1);
-    image_release_end(f->event, &r);
-    assert_int_equal(r.n, 0);
-    for (int i = 0; i < 100 && waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) == 0; i++)
-        assert_true(sd_event_run(f->event, 10000000) >= 0);
-    assert_int_equal(waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT), -1); /* no child is left */
-    next = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    assert_int_equal(next, fd); /* and no descriptor */
-    (void)close(next);
+    (void)add(f, "app", A, L1, L2);
+    (void)add(f, "other", B, L3, L2);
+    assert_int_equal(flock(pull, LOCK_SH), 0);
+    assert_int_equal(remove_image(f, "app"), 0);
+    assert_true(has_file(f, "layers", L1, ".2.data"));
+    close_fd(pull);
+    assert_int_equal(remove_image(f, "other"), 0); /* the next walk remembers */
+    assert_false(has_file(f, "layers", L1, ".2.data"));
+    assert_false(has_file(f, "layers", L3, ".2.data"));
+    assert_false(has_file(f, "meta", A, ".2.erofs"));
+}
+
+/* A walk that is told to stop says nothing about what is there, and who waited is told all the same. */
+static void a_walk_that_was_stopped_is_done_again(void **state)
+{
+    struct fixture *f = *state;
+    struct image_fs_info before, after;
+    struct image_write *w = NULL;
+    int end = 1;
+
+    (void)add(f, "app", A, L1, L2);
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    image_fs_info(f->s, &before);
+    assert_int_equal(image_remove(f->s, "app", on_removed, &end, &w, NULL), 1);
+    while (!f->s->walk)
+        assert_true(sd_event_run(f->event, UINT64_MAX) >= 0);
+    image_collect_stop(f->s);
+    settle(f);
+    assert_int_equal(end, 0);
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    image_fs_info(f->s, &after);
+    assert_int_equal(before.inodes_used - after.inodes_used, 6);
+    assert_false(has_file(f, "layers", L1, ".2.data"));
+}
+
+/* RemoveImage and PullImage of the same image at once: it is there in the end, in memory and on disk. */
+static void an_image_pulled_while_it_is_removed_stays(void **state)
+{
+    struct fixture *f = *state;
+    struct image_entry *e;
+    struct image_write *w = NULL;
+    struct oci_digest top = {.hex = M};
+    struct oci_reference ref;
+    int end = 1;
+
+    (void)add(f, "app", A, L1, L2);
+    assert_int_equal(image_remove(f->s, "app", on_removed, &end, &w, NULL), 1);
+    e = make_entry(f, A, L1, L2);
+    assert_int_equal(oci_reference_parse("app", &ref, NULL), 0);
+    assert_int_equal(image_store_add(f->s, e, &ref, &top, on_added, &e, NULL), 0);
+    settle(f);
+    oci_reference_done(&ref);
+    assert_int_equal(end, 0);
+    for (int again = 0; again < 2; again++) {
+        assert_non_null(image_lookup(f->s, "app"));
+        assert_true(has_file(f, "layers", L1, ".2.data"));
+        reopen(f);
+        assert_int_equal(f->bad, 0);
+    }
 }
 
 static void a_removed_image_that_is_pulled_again_is_back(void **state)
@@ -560,7 +606,10 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_used_image_survives_a_restart_if_the_use_is_taken_again,
                                         setup, teardown),
-        cmocka_unit_test_setup_teardown(large_files_are_given_back_by_a_child, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_is_collected_while_a_pull_holds_the_lock, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_walk_that_was_stopped_is_done_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_image_pulled_while_it_is_removed_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(a_removed_image_that_is_pulled_again_is_back, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(the_region_is_metadata_then_the_layers_with_data, setup,
