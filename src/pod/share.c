@@ -221,8 +221,9 @@ static char **arguments(const struct sandbox *s, const char *program)
     strv_push(&args, "--fd=3");
     strv_push(&args, "--thread-pool-size=0");
     if (!qemu) {
-        static const char *const words[] = {"--sandbox=namespace", "--cache=auto",
-                                            "--announce-submounts", "--xattr", "--log-level=warn"};
+        /* it announces mounts in what it serves by itself */
+        static const char *const words[] = {"--sandbox=namespace", "--cache=auto", "--xattr",
+                                            "--log-level=warn"};
 
         strv_push(&args, source);
         for (size_t i = 0; i < ARRAY_SIZE(words); i++)
