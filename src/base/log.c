@@ -85,6 +85,15 @@ void log_escape(char *out, size_t size, const char *text, bool quote)
     out[n] = '\0';
 }
 
+/* The innermost of a key is shown: a call's own line may come from inside the call. */
+static bool is_hidden(unsigned i)
+{
+    for (unsigned k = i + 1; k < scope_count; k++)
+        if (strcmp(scopes[k]->key, scopes[i]->key) == 0)
+            return true;
+    return false;
+}
+
 static void format_fields(char *out, size_t size)
 {
     size_t n = 0;
@@ -92,6 +101,9 @@ static void format_fields(char *out, size_t size)
     out[0] = '\0';
     for (unsigned i = 0; i < scope_count && n < size; i++) {
         char value[160];
+
+        if (is_hidden(i))
+            continue;
         log_escape(value, sizeof(value), scopes[i]->value ? scopes[i]->value : "", true);
         int k = snprintf(out + n, size - n, "%s%s=%s", n ? " " : "", scopes[i]->key, value);
         if (k < 0 || (size_t)k >= size - n)

@@ -43,7 +43,8 @@ int log_errno_at(enum log_level level, int r, const char *fmt, ...)
 
 /* Fields for every line of this thread while the scope lives:
  *   LOG_SCOPE(pod, "pod", sandbox->id);
- * The value is borrowed until the scope ends. Scopes nest, 8 deep; deeper ones are ignored. */
+ * The value is borrowed until the scope ends. Scopes nest, 8 deep; deeper ones are ignored. Of several
+ * with the same key the innermost is shown. */
 struct log_scope {
     const char *key;
     const char *value;

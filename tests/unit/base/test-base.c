@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* base: the promises other modules lean on. */
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -178,6 +179,29 @@ static void text_from_outside_is_checked(void **state)
     assert_string_equal(out, "a\\x1b\\\"\\n");
 }
 
+static char logged[100];
+
+static void keep_fields(enum log_level level, const char *fields, const char *text)
+{
+    (void)snprintf(logged, sizeof(logged), "%s: %s", fields, text);
+}
+
+static void a_line_shows_each_field_once(void **state)
+{
+    LOG_SCOPE(outer, "rpc", "/A");
+    LOG_SCOPE(pod, "pod", "p");
+
+    log_set_sink(keep_fields);
+    {
+        LOG_SCOPE(inner, "rpc", "B");
+        log_error("x");
+        assert_string_equal(logged, "pod=p rpc=B: x");
+    }
+    log_error("y");
+    log_set_sink(NULL);
+    assert_string_equal(logged, "rpc=/A pod=p: y");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +213,7 @@ int main(void)
         cmocka_unit_test(fds_travel_with_their_bytes),
         cmocka_unit_test(arena_stops_at_its_cap),
         cmocka_unit_test(text_from_outside_is_checked),
+        cmocka_unit_test(a_line_shows_each_field_once),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL) != 0;
 }
