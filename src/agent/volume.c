@@ -166,8 +166,8 @@ static int check_part(const struct region *region, const Nexus__VolumeMount *m, 
     if (!*m->sub_path)
         return 0;
     below = open_in_root(part, m->sub_path, O_PATH, true);
-    return below < 0 ? error_set(err, below, "volume %s: %.256s: %s", m->volume, m->sub_path,
-                                 strerror(-below))
+    return below < 0 ? error_set_class(err, ERROR_INVALID, below, "volume %s: %.256s: %s",
+                                       m->volume, m->sub_path, strerror(-below))
                      : 0;
 }
 

@@ -32,6 +32,18 @@ static void cancel_call(struct plan_run *run, void *object)
     vmm_call_cancel(TAKE(c->call));
 }
 
+/* What kubelet looks for in an error, or "". The guest calls a path wrong only where an image has none of it. */
+static const char *known_word(const struct container *c, int r, const struct error *err)
+{
+    bool by_path = r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EXDEV;
+
+    if (by_path && error_class_of(err, r) == ERROR_INVALID)
+        for (size_t i = 0; i < c->spec.mounts.count; i++)
+            if (c->spec.mounts.items[i].image_sub_path)
+                return "ImageVolumeMountFailed: ";
+    return "";
+}
+
 static void on_answer(void *userdata, int r, const Nexus__VmmState *state, const struct error *err)
 {
     struct container *c = userdata;
@@ -44,7 +56,8 @@ static void on_answer(void *userdata, int r, const Nexus__VmmState *state, const
         r = 0;
     }
     if (r < 0)
-        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s", error_text(err, r));
+        (void)error_set_class(&copy, (int)error_class_of(err, r), r, "%s%s", known_word(c, r, err),
+                              error_text(err, r));
     plan_step_done(c->plan, c->call_step, r < 0 ? r : 0, copy);
 }
 

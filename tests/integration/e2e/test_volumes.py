@@ -204,7 +204,8 @@ class Volumes(unittest.TestCase):
 
         with self.assertRaises(grpc.RpcError) as e:
             create("missing", ("/m", "no/such"))
-        self.assertIn("no/such", e.exception.details())
+        self.assertEqual(e.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertRegex(e.exception.details(), "^ImageVolumeMountFailed: .*no/such: No such file")
         ctr = create("images", ("/all", ""), ("/part", "model"))
         self.cri.StartContainer(container_id=ctr)
         self.assertEqual(self.out(ctr, "cat /all/model/weights /part/weights; /all/bin/echo runs"), "3.14\n3.14\nruns\n")
