@@ -39,6 +39,7 @@
 #define LIMIT_STREAM_TOKENS 1000     /* outstanding */
 #define LIMIT_STREAM_TOKEN_S 60      /* of life */
 #define LIMIT_STREAM_CONNECTIONS 512 /* of clients, at the same time */
+#define LIMIT_STREAM_PORTS 128       /* named before a port-forward connection */
 #define LIMIT_STREAM_SETUP_S 30      /* request head; then all streams of a command */
 #define LIMIT_STREAM_FLUSH_S 30      /* for a client to read what is left at the end */
 #define LIMIT_STREAM_LINGER_S 2      /* for a client to close after that */

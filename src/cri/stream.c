@@ -92,7 +92,7 @@ static void on_forward_url(void *userdata, int r, const char *url, const struct 
     answer(userdata, r, &out.base, err);
 }
 
-/* The ports of the request are of an old WebSocket form; clients name them in the session. */
+/* The ports of the request are for the older WebSocket form; other clients name them in the session. */
 void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *ud)
 {
     RPC_SCOPE(call);
@@ -107,8 +107,8 @@ void cri_port_forward(struct grpc_call *call, const ProtobufCMessage *m, void *u
     for (size_t i = 0; r >= 0 && i < req->n_port; i++)
         r = check_range("port", req->port[i], 1, UINT16_MAX, &err);
     if (r >= 0)
-        r = node_open_forward(cri->node, req->pod_sandbox_id, on_forward_url, rpc, &rpc->stream,
-                              &err);
+        r = node_open_forward(cri->node, req->pod_sandbox_id, req->port, req->n_port,
+                              on_forward_url, rpc, &rpc->stream, &err);
     if (r < 0)
         rpc_fail(call, r, &err);
 }

@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "base/limit.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "pod/node-internal.h"
@@ -392,10 +393,12 @@ int node_open_attach(struct node *n, const char *id, const struct stream_channel
     return offer(n, c->sandbox, &o, channels, fn, userdata, ret, err);
 }
 
-int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, void *userdata,
-                      struct stream_call **ret, struct error **err)
+int node_open_forward(struct node *n, const char *sandbox_id, const int32_t *ports, size_t n_ports,
+                      stream_url_fn fn, void *userdata, struct stream_call **ret,
+                      struct error **err)
 {
     Nexus__StreamOffer o = NEXUS__STREAM_OFFER__INIT;
+    uint32_t numbers[LIMIT_STREAM_PORTS];
     struct sandbox *s = NULL;
     int r = node_find_sandbox(n, sandbox_id, &s, err);
 
@@ -404,6 +407,12 @@ int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, 
     if (s->state != SANDBOX_READY)
         return error_set_class(err, ERROR_PRECONDITION, -ESTALE, "sandbox %s is %s, not ready",
                                s->id, sandbox_state_name(s->state));
+    if (n_ports > LIMIT_STREAM_PORTS)
+        return error_set(err, -EINVAL, "more than %d ports at once", LIMIT_STREAM_PORTS);
+    for (size_t i = 0; i < n_ports; i++)
+        numbers[i] = (uint32_t)ports[i];
+    o.n_ports = n_ports;
+    o.ports = numbers;
     o.target_case = NEXUS__STREAM_OFFER__TARGET_FORWARD;
     o.forward = true;
     return offer(n, s, &o, NULL, fn, userdata, ret, err);

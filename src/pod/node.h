@@ -155,9 +155,10 @@ int node_open_exec(struct node *n, const char *id, char *const *command,
 int node_open_attach(struct node *n, const char *id, const struct stream_channels *channels,
                      stream_url_fn fn, void *userdata, struct stream_call **ret,
                      struct error **err);
-/* Of a sandbox that is READY. */
-int node_open_forward(struct node *n, const char *sandbox_id, stream_url_fn fn, void *userdata,
-                      struct stream_call **ret, struct error **err);
+/* Of a sandbox that is READY. ports: for clients of the older WebSocket form, each 1 to 65535; may be none. */
+int node_open_forward(struct node *n, const char *sandbox_id, const int32_t *ports, size_t n_ports,
+                      stream_url_fn fn, void *userdata, struct stream_call **ret,
+                      struct error **err);
 
 /* ---- what happens, as it happens */
 

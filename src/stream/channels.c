@@ -4,9 +4,8 @@
 
 #include <string.h>
 
-#include <openssl/evp.h>
-
 #include "base/buf.h"
+#include "stream/base64.h"
 #include "stream/spdy.h"
 #include "stream/websocket.h"
 
@@ -231,40 +230,19 @@ static bool ws_are_paused(const struct channels *c)
 
 static int ws_write(struct channels *c, enum channel channel, const void *bytes, size_t len)
 {
-    /* base64 is a third longer */
-    uint8_t message[1 + CHANNELS_WRITE_BYTES + CHANNELS_WRITE_BYTES / 3 + 8];
+    uint8_t message[1 + BASE64_SIZE(CHANNELS_WRITE_BYTES)];
     size_t n = len;
     int r;
 
     message[0] = (uint8_t)channel;
     if (c->config.upgrade.base64) {
         message[0] = (uint8_t)('0' + channel);
-        n = (size_t)EVP_EncodeBlock(message + 1, bytes, (int)len);
+        n = base64_encode(bytes, len, message + 1);
     } else if (len) {
         memcpy(message + 1, bytes, len);
     }
     r = websocket_write(c->socket, c->config.upgrade.base64, message, 1 + n);
     return r == -EPIPE ? 0 : r;
-}
-
-/* The bytes of a base64 message in c->text. 0; -EPROTO. */
-static int decode(struct channels *c, const uint8_t *p, size_t len)
-{
-    uint8_t *to;
-    int n;
-
-    buf_clear(&c->text);
-    if (len == 0)
-        return 0;
-    to = buf_reserve(&c->text, len);
-    if (!to)
-        return -ENOMEM;
-    n = len % 4 ? -1 : EVP_DecodeBlock(to, p, (int)len);
-    if (n < 0)
-        return -EPROTO;
-    n -= p[len - 1] == '=' ? p[len - 2] == '=' ? 2 : 1 : 0;
-    c->text.used = (size_t)n;
-    return 0;
 }
 
 /* 1: *ret; 0: nothing for the owner; -EPROTO. */
@@ -291,7 +269,7 @@ static int on_message(struct channels *c, const struct websocket_message *m,
     if ((channel != CHANNEL_STDIN && channel != CHANNEL_RESIZE) || !c->wanted[channel])
         return 0;
     if (c->config.upgrade.base64) {
-        r = decode(c, p, len);
+        r = base64_decode(p, len, &c->text);
         if (r < 0)
             return r;
         p = c->text.data;

@@ -108,14 +108,23 @@ static int serve(struct client *c, const struct http_head *h, Nexus__StreamOffer
 {
     bool forward = offer->target_case == NEXUS__STREAM_OFFER__TARGET_FORWARD;
     struct upgrade u = {0};
+    struct port_list ports = {.n = 0};
+    const char *wrong = NULL;
     int r = upgrade_negotiate(h, forward ? UPGRADE_FORWARD : UPGRADE_REMOTE, &u, &c->out);
 
     if (r < 0) {
         set_state(c, CLIENT_LEAVING, LIMIT_STREAM_FLUSH_S);
         return r;
     }
+    if (u.wire == UPGRADE_PORTS)
+        wrong = port_list_get(offer, h->query, u.base64, &ports);
+    if (wrong) {
+        buf_clear(&c->out);
+        refuse(c, 400, wrong);
+        return -EINVAL;
+    }
     if (forward)
-        r = port_service_new(c->host, c, &u, offer, &c->service);
+        r = port_service_new(c->host, c, &u, &ports, offer, &c->service);
     else
         r = remote_service_new(c->host, c, &u, offer, &c->service);
     if (r < 0) {

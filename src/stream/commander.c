@@ -109,6 +109,9 @@ static void on_hello(struct commander *c, uint64_t id, const Nexus__StreamHello 
 
 static bool is_whole(const Nexus__StreamOffer *o)
 {
+    for (size_t i = 0; i < o->n_ports; i++)
+        if (o->ports[i] == 0 || o->ports[i] > UINT16_MAX)
+            return false;
     switch (o->target_case) {
     case NEXUS__STREAM_OFFER__TARGET_EXEC:
         return o->exec && o->exec->process && (o->out || o->err || o->in);

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/numparse.h"
+#include "stream/port-channels.h"
 #include "stream/spdy.h"
 #include "stream/websocket.h"
 
@@ -21,6 +22,7 @@ struct pair {
 };
 
 struct forward {
+    struct port_channels *channels; /* the older form: they are all there is, the rest is unused */
     struct spdy *spdy;
     struct websocket *socket; /* NULL: the SPDY bytes come as they are */
     const uint8_t *held;      /* of the message that is being read; borrowed from socket */
@@ -31,15 +33,19 @@ struct forward {
     size_t n;
 };
 
-int forward_new(enum upgrade_wire wire, struct forward **ret)
+int forward_new(const struct upgrade *upgrade, const uint16_t *ports, size_t n_ports,
+                struct forward **ret)
 {
     _cleanup_(forward_freep) struct forward *f = calloc(1, sizeof(*f));
-    int r;
+    int r = 0;
 
     if (!f)
         return -ENOMEM;
-    r = spdy_new((size_t)2 * FORWARD_PAIRS_MAX, &f->spdy);
-    if (r == 0 && wire == UPGRADE_WEBSOCKET)
+    if (upgrade->wire == UPGRADE_PORTS)
+        r = port_channels_new(ports, n_ports, upgrade->base64, &f->channels);
+    else
+        r = spdy_new((size_t)2 * FORWARD_PAIRS_MAX, &f->spdy);
+    if (r == 0 && upgrade->wire == UPGRADE_WEBSOCKET)
         r = websocket_new(&f->socket);
     if (r < 0)
         return r;
@@ -51,6 +57,7 @@ void forward_free(struct forward *f)
 {
     if (!f)
         return;
+    port_channels_free(f->channels);
     spdy_free(f->spdy);
     websocket_free(f->socket);
     free(f);
@@ -212,6 +219,8 @@ static int on_event(struct forward *f, const struct spdy_event *ev, uint64_t now
 
 bool forward_wants_input(const struct forward *f)
 {
+    if (f->channels)
+        return port_channels_want_input(f->channels);
     if (!f->socket)
         return spdy_wants_input(f->spdy);
     return f->held_len == 0 && !f->left && websocket_wants_input(f->socket);
@@ -219,12 +228,16 @@ bool forward_wants_input(const struct forward *f)
 
 bool forward_is_paused(const struct forward *f)
 {
+    if (f->channels)
+        return port_channels_are_paused(f->channels);
     return f->held_len > 0 || spdy_is_paused(f->spdy) ||
            (f->socket && websocket_is_paused(f->socket));
 }
 
 int forward_feed(struct forward *f, const void *bytes, size_t len)
 {
+    if (f->channels)
+        return port_channels_feed(f->channels, bytes, len);
     return f->socket ? websocket_feed(f->socket, bytes, len) : spdy_feed(f->spdy, bytes, len);
 }
 
@@ -259,6 +272,8 @@ int forward_next(struct forward *f, uint64_t now_ns, struct forward_event *ret)
     struct spdy_event ev;
     int r = 0;
 
+    if (f->channels)
+        return port_channels_next(f->channels, ret);
     while (r == 0) {
         if (f->eof_of) {
             *ret = (struct forward_event){.type = FORWARD_EOF, .pair = f->eof_of};
@@ -308,14 +323,21 @@ uint64_t forward_tick(struct forward *f, uint64_t now_ns)
 
 int forward_write(struct forward *f, uint32_t pair, const void *bytes, size_t len)
 {
-    int r = spdy_write(f->spdy, pair, bytes, len, false);
+    int r;
 
+    if (f->channels)
+        return port_channels_write(f->channels, pair, bytes, len);
+    r = spdy_write(f->spdy, pair, bytes, len, false);
     return r == -ENOENT || r == -EPIPE ? 0 : r;
 }
 
-void forward_end(struct forward *f, uint32_t pair)
+bool forward_end(struct forward *f, uint32_t pair)
 {
-    (void)spdy_write(f->spdy, pair, NULL, 0, true);
+    if (f->channels)
+        port_channels_close(f->channels, pair);
+    else
+        (void)spdy_write(f->spdy, pair, NULL, 0, true);
+    return !f->channels;
 }
 
 /* A reset would overtake data that the client has not read: both sides are half-closed. */
@@ -323,6 +345,8 @@ void forward_close(struct forward *f, uint32_t pair)
 {
     struct pair *p = find(f, pair);
 
+    if (f->channels)
+        port_channels_close(f->channels, pair);
     if (!p)
         return;
     (void)spdy_write(f->spdy, pair, NULL, 0, true);
@@ -335,6 +359,8 @@ void forward_fail(struct forward *f, uint32_t pair, const char *text)
     struct pair *p = find(f, pair);
     uint32_t error_id;
 
+    if (f->channels)
+        port_channels_fail(f->channels, pair, text);
     if (!p)
         return;
     error_id = p->error_id;
@@ -351,6 +377,10 @@ void forward_fail(struct forward *f, uint32_t pair, const char *text)
 
 void forward_finish(struct forward *f)
 {
+    if (f->channels) {
+        port_channels_finish(f->channels);
+        return;
+    }
     while (f->n)
         reset(f, &f->pairs[f->n - 1], SPDY_CANCEL);
     spdy_goaway(f->spdy, SPDY_GOAWAY_OK);
@@ -372,6 +402,8 @@ static void wrap(struct forward *f)
 
 size_t forward_out(struct forward *f, const uint8_t **ret)
 {
+    if (f->channels)
+        return port_channels_out(f->channels, ret);
     if (!f->socket)
         return spdy_out(f->spdy, ret);
     wrap(f);
@@ -380,7 +412,9 @@ size_t forward_out(struct forward *f, const uint8_t **ret)
 
 void forward_out_done(struct forward *f, size_t n)
 {
-    if (f->socket)
+    if (f->channels)
+        port_channels_out_done(f->channels, n);
+    else if (f->socket)
         websocket_out_done(f->socket, n);
     else
         spdy_out_done(f->spdy, n);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Port forwarding on one client connection: many pairs of SPDY streams (error and data), each a connection to a
- * port of the pod. Directly, or with the SPDY bytes in WebSocket messages. Sans-IO: time is an argument.
- * A pair is known by the id of its data stream. One that fails ends alone.
+ * port of the pod. Directly, or with the SPDY bytes in WebSocket messages, or the older WebSocket form
+ * (port-channels.h). Sans-IO: time is an argument.
+ * A pair is known by the id of its data stream, or the place of its port. One that fails ends alone.
  * Source: the published behaviour of Kubernetes' port-forward clients. */
 #pragma once
 
@@ -33,8 +34,9 @@ struct forward_event {
 
 struct forward;
 
-/* 0 or -ENOMEM. */
-int forward_new(enum upgrade_wire wire, struct forward **ret);
+/* ports: with UPGRADE_PORTS. 0 or -ENOMEM. */
+int forward_new(const struct upgrade *upgrade, const uint16_t *ports, size_t n_ports,
+                struct forward **ret);
 void forward_free(struct forward *f);
 DEFINE_CLEANUP(struct forward *, forward_free);
 
@@ -49,8 +51,8 @@ uint64_t forward_tick(struct forward *f, uint64_t now_ns);
 
 /* To the client. 0 (also if it does not listen any more); -EAGAIN: no room, nothing was taken; -ENOMEM. */
 int forward_write(struct forward *f, uint32_t pair, const void *bytes, size_t len);
-/* Nothing more will be written to it; the client may still write. */
-void forward_end(struct forward *f, uint32_t pair);
+/* Nothing more will be written to it; the client may still write. False: it cannot, and the pair is no more. */
+bool forward_end(struct forward *f, uint32_t pair);
 /* It is over, both ways; what the client still writes is thrown away. */
 void forward_close(struct forward *f, uint32_t pair);
 /* It failed: the client is told why and the pair is no more. text NULL: nothing to tell, a reset. */

@@ -61,10 +61,12 @@ static bool on_output(void *ud, uint8_t type, const uint8_t *p, size_t n)
     struct port_service *x = l->owner;
     int r = n ? forward_write(x->forward, l->pair, p, n) : 0;
 
-    if (n == 0)
-        forward_end(x->forward, l->pair);
-    l->refused = r == -EAGAIN;
     client_kick(x->client);
+    if (n == 0 && !forward_end(x->forward, l->pair)) {
+        link_free(l);
+        return true;
+    }
+    l->refused = r == -EAGAIN;
     return r != -EAGAIN;
 }
 
@@ -256,11 +258,32 @@ static const struct service_ops port_ops = {
     .free = port_free,
 };
 
+const char *port_list_get(const Nexus__StreamOffer *offer, const char *query, bool base64,
+                          struct port_list *ret)
+{
+    const size_t max = base64 ? PORT_CHANNELS_BASE64_MAX : PORT_CHANNELS_MAX;
+    int r = 0;
+
+    ret->n = 0;
+    for (size_t i = 0; i < offer->n_ports && i < PORT_CHANNELS_MAX; i++)
+        ret->ports[ret->n++] = (uint16_t)offer->ports[i];
+    if (ret->n == 0) {
+        r = port_channels_parse(query, ret->ports);
+        ret->n = r > 0 ? (size_t)r : 0;
+    }
+    if (r == -EINVAL)
+        return "the query parameter port is no list of different ports";
+    if (r < 0 || ret->n > max || offer->n_ports > max)
+        return "too many ports";
+    return ret->n ? NULL : "this protocol needs the query parameter port";
+}
+
 int port_service_new(const struct client_host *host, struct client *client,
-                     const struct upgrade *upgrade, Nexus__StreamOffer *offer, struct service **ret)
+                     const struct upgrade *upgrade, const struct port_list *ports,
+                     Nexus__StreamOffer *offer, struct service **ret)
 {
     struct port_service *x = xcalloc(1, sizeof(*x));
-    int r = forward_new(upgrade->wire, &x->forward);
+    int r = forward_new(upgrade, ports->ports, ports->n, &x->forward);
 
     if (r < 0) {
         free(x);

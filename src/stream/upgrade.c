@@ -28,8 +28,12 @@ static const struct protocol websocket_remote[] = {
     {"v4.base64.channel.k8s.io", 4, true}, {"channel.k8s.io", 1, false},
     {"base64.channel.k8s.io", 1, true},    {NULL, 0, false},
 };
+#define PORTS 4 /* version of those that are UPGRADE_PORTS, inside this file */
 static const struct protocol websocket_forward[] = {
     {"SPDY/3.1+portforward.k8s.io", 0, false},
+    {"v4.channel.k8s.io", PORTS, false},
+    {"v4.base64.channel.k8s.io", PORTS, true},
+    {"portforward.k8s.io", PORTS, false},
     {NULL, 0, false},
 };
 
@@ -128,7 +132,8 @@ static int negotiate_websocket(const struct http_head *h, enum upgrade_purpose p
                                struct upgrade *ret, struct buf *out)
 {
     const struct http_field *key = http_head_next(h, "sec-websocket-key", NULL);
-    static const struct protocol unnamed = {NULL, 1, false};
+    static const struct protocol unnamed_remote = {NULL, 1, false};
+    static const struct protocol unnamed_forward = {NULL, PORTS, false};
     struct choice c = {.known = purpose == UPGRADE_REMOTE ? websocket_remote : websocket_forward};
     char accept[WEBSOCKET_ACCEPT_SIZE];
     int r;
@@ -141,12 +146,14 @@ static int negotiate_websocket(const struct http_head *h, enum upgrade_purpose p
         websocket_accept_key(key->value, accept) < 0)
         return refuse(out, 400, "the header Sec-WebSocket-Key is missing or no key");
     (void)http_head_each(h, "sec-websocket-protocol", choose, &c);
-    if (!c.any && purpose == UPGRADE_REMOTE)
-        c.chosen = &unnamed;
+    if (!c.any)
+        c.chosen = purpose == UPGRADE_REMOTE ? &unnamed_remote : &unnamed_forward;
     if (!c.chosen)
         return refuse_protocols(&c, out);
     *ret = (struct upgrade){
         .wire = UPGRADE_WEBSOCKET, .version = c.chosen->version, .base64 = c.chosen->base64};
+    if (purpose == UPGRADE_FORWARD && c.chosen->version == PORTS)
+        *ret = (struct upgrade){.wire = UPGRADE_PORTS, .base64 = c.chosen->base64};
     r = buf_printf(out,
                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
                    "Upgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n",

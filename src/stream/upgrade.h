@@ -15,6 +15,7 @@ enum upgrade_purpose {
 enum upgrade_wire {
     UPGRADE_SPDY,
     UPGRADE_WEBSOCKET, /* UPGRADE_REMOTE: channels in messages; UPGRADE_FORWARD: SPDY/3.1 in them */
+    UPGRADE_PORTS, /* UPGRADE_FORWARD: two channels per port in WebSocket messages (port-channels.h) */
 };
 struct upgrade {
     enum upgrade_wire wire;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A port-forward connection. The first byte says which carrier; then SPDY frames as lib/fuzz-spdy.h makes them,
- * or (raw, WebSocket) runs of bytes, and what the server does between them; time passes. */
+ * or (raw, WebSocket) runs of bytes, and what the server does between them; time passes. The older WebSocket form
+ * gets messages of any channel, or raw bytes. */
 #include <stdlib.h>
 
 #include "base/checked.h"
@@ -63,9 +64,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int r = 0;
 
     last_pair = 1;
+    const uint16_t ports[] = {80, 65535, 1};
+    struct upgrade upgrade = {.wire = mode & 1 ? UPGRADE_WEBSOCKET : UPGRADE_SPDY};
+
+    if (mode & 4)
+        upgrade = (struct upgrade){.wire = UPGRADE_PORTS, .base64 = mode & 8};
     client_init(&client, true);
     client_init(&frames, true);
-    if (forward_new(mode & 1 ? UPGRADE_WEBSOCKET : UPGRADE_SPDY, &f) < 0)
+    if (forward_new(&upgrade, ports, ARRAY_SIZE(ports), &f) < 0)
         abort();
     while (in.n && r == 0) {
         uint8_t what = fuzz_u8(&in);
@@ -74,6 +80,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (mode & 2) {
             n = fuzz_bytes(&in, fuzz_u8(&in), &p);
+            client_bytes(&client, p, n);
+        } else if (mode & 4) {
+            n = fuzz_bytes(&in, fuzz_u8(&in) % 126, &p);
+            client_bytes(&client,
+                         (uint8_t[]){mode & 8 ? 0x81 : 0x82, (uint8_t)(0x80 | n), 0, 0, 0, 0}, 6);
             client_bytes(&client, p, n);
         } else {
             fuzz_spdy_frame(&in, mode & 1 ? &frames : &client);

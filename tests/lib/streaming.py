@@ -296,7 +296,8 @@ def websocket(url, *protocols, netns=None):
     """A connection of python3-websocket."""
     import websocket as library
     u = urllib.parse.urlsplit(url)
-    return library.create_connection(f"ws://{u.netloc}{u.path}", subprotocols=list(protocols), timeout=60,
+    query = f"?{u.query}" if u.query else ""
+    return library.create_connection(f"ws://{u.netloc}{u.path}{query}", subprotocols=list(protocols) or None, timeout=60,
                                      socket=tcp(u.hostname, u.port, netns))
 
 

@@ -3,6 +3,7 @@
 # needs: root
 """Port-forward: many connections over one, each on its own. The fake guest's ports: 7 echoes, 9 never reads,
 13 says a line and closes, 19 sends for ever; nobody listens on the others."""
+import base64
 import hashlib
 import os
 import pathlib
@@ -142,6 +143,90 @@ class PortForward(Streams):
         t.until(lambda: sid in t.fin)
         self.assertEqual(bytes(t.data[sid]), b"through the tunnel")
         ws.close()
+
+    # ---- the older WebSocket form: ports named before, channel 2i data and 2i + 1 error
+
+    def ports(self, *protocols, ports=(), query=""):
+        url = self.node.cri.PortForward(pod_sandbox_id=self.pod[0], port=ports).url
+        return st.websocket(url + query, *protocols, netns=self.netns)
+
+    def channels(self, ws):
+        """All it says until it closes, by channel."""
+        out = {}
+        while True:
+            opcode, data = ws.recv_data()
+            if opcode == 8:
+                ws.shutdown()
+                return out, int.from_bytes(data[:2], "big")
+            out[data[0]] = out.get(data[0], b"") + data[1:]
+
+    def test_ports_of_the_request(self):
+        ws = self.ports("v4.channel.k8s.io", ports=[7, 13, 81])
+        self.assertEqual(ws.getsubprotocol(), "v4.channel.k8s.io")
+        begun = {}
+        for _ in range(6):
+            data = ws.recv_data()[1]
+            begun[data[0]] = data[1:]
+        self.assertEqual(begun, {0: b"\x07\0", 1: b"\x07\0", 2: b"\x0d\0", 3: b"\x0d\0", 4: b"\x51\0", 5: b"\x51\0"})
+        ws.send_binary(b"\0echo this")
+        heard = {}
+        while heard.get(0) != b"echo this" or not heard.get(5):
+            data = ws.recv_data()[1]
+            heard[data[0]] = heard.get(data[0], b"") + data[1:]
+        self.assertEqual(heard[2], b"noon\n")
+        self.assertIn(b"cannot forward to port 81 of the pod: in guest: nobody listens", heard[5])
+        ws.close()
+
+    def test_ports_of_the_query(self):
+        for query in ("?port=13", "?port=13,81", "?port=13%2C81&x=y", "?port=81&port=13"):
+            heard, code = self.channels(self.ports(query=query))
+            data = 2 if query.startswith("?port=81") else 0
+            self.assertEqual((heard[data], code), (b"\x0d\0noon\n", 1000), query)
+
+    def test_bytes_arrive_exactly_in_channels(self):
+        content = os.urandom(3_000_000)
+        ws = self.ports("v4.channel.k8s.io", ports=[7])
+        got = bytearray()
+
+        def write():
+            for at in range(0, len(content), 60_000):
+                ws.send_binary(b"\0" + content[at:at + 60_000])
+        t = threading.Thread(target=write)
+        t.start()
+        while len(got) < len(content) + 2:
+            data = ws.recv_data()[1]
+            got += data[1:] if data[0] == 0 else b""
+        t.join()
+        self.assertEqual(hashlib.sha256(got[2:]).digest(), hashlib.sha256(content).digest())
+        ws.close()
+
+    def test_ports_in_base64(self):
+        ws = self.ports("v4.base64.channel.k8s.io", ports=[7])
+        self.assertEqual([ws.recv_data()[1] for _ in range(2)], [b"0BwA=", b"1BwA="])
+        ws.send("0" + base64.b64encode(b"echo").decode())
+        self.assertEqual(ws.recv_data()[1], b"0" + base64.b64encode(b"echo"))
+        ws.close()
+
+    def test_ports_that_are_none(self):
+        import websocket as library
+        for query in ("", "?port=", "?port=0", "?port=65536", "?port=80,80", "?port=http", "?ports=80"):
+            with self.assertRaises(library.WebSocketBadStatusException, msg=query) as e:
+                self.ports("v4.channel.k8s.io", query=query)
+            self.assertEqual(e.exception.status_code, 400, query)
+        with self.assertRaises(library.WebSocketBadStatusException) as e:
+            self.ports("v4.base64.channel.k8s.io", ports=range(1, 41))
+        self.assertEqual(e.exception.status_code, 400)
+        with self.assertRaises(grpc.RpcError) as e:
+            self.ports("v4.channel.k8s.io", ports=range(1, 130))
+        self.assertEqual(e.exception.code(), Code.INVALID_ARGUMENT)
+
+    def test_clients_of_channels_that_leave_leave_nothing(self):
+        ws = self.ports("v4.channel.k8s.io", ports=[7, 9, 19])
+        before = self.fds() - 4
+        ws.sock.close()
+        for _ in range(5):
+            self.ports("v4.channel.k8s.io", ports=[7, 9, 19]).sock.close()
+        nodes.wait_for(lambda: self.fds() <= before, why="descriptors of nexus-stream as before")
 
     def test_the_guest_dies_under_it(self):
         name = "dying"

@@ -58,7 +58,7 @@ static void open_pair(struct spdy_client *c, uint32_t id, const char *port, cons
 static void set_up(struct forward **f, struct spdy_client *c)
 {
     client_init(c, true);
-    assert_int_equal(forward_new(UPGRADE_SPDY, f), 0);
+    assert_int_equal(forward_new(&(struct upgrade){.wire = UPGRADE_SPDY}, NULL, 0, f), 0);
 }
 
 static void tear_down(struct forward *f, struct spdy_client *c)
@@ -240,7 +240,7 @@ static void websocket_carries_spdy(void **state)
         const uint8_t *out;
 
         client_init(&c, true);
-        assert_int_equal(forward_new(UPGRADE_WEBSOCKET, &f), 0);
+        assert_int_equal(forward_new(&(struct upgrade){.wire = UPGRADE_WEBSOCKET}, NULL, 0, &f), 0);
         open_pair(&c, 1, "80", "0");
         client_data(&c, 3, 1, "h", 1);
         buf_init(&in, 65536);
