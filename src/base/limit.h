@@ -36,14 +36,16 @@
 #define LIMIT_EXECS_PER_POD 64 /* at the same time */
 
 /* streaming (nexus-stream) */
-#define LIMIT_STREAM_TOKENS 1000     /* outstanding */
-#define LIMIT_STREAM_TOKEN_S 60      /* of life */
-#define LIMIT_STREAM_CONNECTIONS 512 /* of clients, at the same time */
-#define LIMIT_STREAM_PORTS 128       /* named before a port-forward connection */
-#define LIMIT_STREAM_SETUP_S 30      /* request head; then all streams of a command */
-#define LIMIT_STREAM_FLUSH_S 30      /* for a client to read what is left at the end */
-#define LIMIT_STREAM_LINGER_S 2      /* for a client to close after that */
-#define LIMIT_FORWARDS_PER_POD 256   /* connections to ports at the same time */
+#define LIMIT_STREAM_TOKENS 1000           /* outstanding */
+#define LIMIT_STREAM_TOKEN_S 60            /* of life */
+#define LIMIT_STREAM_CONNECTIONS 512       /* of clients, at the same time */
+#define LIMIT_STREAM_PORTS 128             /* named before a port-forward connection */
+#define LIMIT_STREAM_PEM_BYTES (64U << 10) /* a certificate with its chain, a key, authorities */
+#define LIMIT_STREAM_HANDSHAKE_S 10        /* of TLS */
+#define LIMIT_STREAM_SETUP_S 30            /* request head; then all streams of a command */
+#define LIMIT_STREAM_FLUSH_S 30            /* for a client to read what is left at the end */
+#define LIMIT_STREAM_LINGER_S 2            /* for a client to close after that */
+#define LIMIT_FORWARDS_PER_POD 256         /* connections to ports at the same time */
 #define LIMIT_ATTACHES_PER_CONTAINER 8
 #define LIMIT_ATTACH_PATIENCE_S 10 /* a container waits for a client that does not read */
 

@@ -2,11 +2,13 @@
 /* nexus doctor: what this machine lacks for microVM pods, and what to do about it. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/command.h"
 #include "cli/doctor-check.h"
 #include "cli/json.h"
+#include "daemon/stream-check.h"
 
 static const char *arg_config;
 static bool arg_boot, arg_images;
@@ -54,6 +56,8 @@ static int run_doctor(struct cli *cli, int argc, char **argv)
 
     config_init(&config);
     d.config_error = config_load(&config, arg_config, &err);
+    if (d.config_error >= 0 && geteuid() == 0) /* others may not read the key */
+        d.config_error = stream_check(&config, &err);
     if (d.config_error < 0)
         d.config_text = error_text(err, d.config_error);
     for (size_t i = 0; doctor_checks[i].name; i++) {

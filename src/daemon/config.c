@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/config.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,17 +14,19 @@
 #include "base/str.h"
 
 enum type {
-    TYPE_PATH,  /* char *; absolute */
-    TYPE_WORD,  /* char *; one of the words in def, the first is the default */
-    TYPE_LIST,  /* char ** */
-    TYPE_PATHS, /* char **; absolute */
-    TYPE_SIZE,  /* uint64_t bytes */
-    TYPE_COUNT, /* uint64_t 1-16 */
-    TYPE_SPAN,  /* uint64_t milliseconds */
+    TYPE_PATH,    /* char *; absolute. Without a default it may be empty: NULL */
+    TYPE_WORD,    /* char *; one of the words in def, the first is the default */
+    TYPE_ADDRESS, /* char *; IPv4 or IPv6, of one interface */
+    TYPE_LIST,    /* char ** */
+    TYPE_PATHS,   /* char **; absolute */
+    TYPE_SIZE,    /* uint64_t bytes */
+    TYPE_COUNT,   /* uint64_t 1-16 */
+    TYPE_SPAN,    /* uint64_t milliseconds */
 };
 static const char *const type_names[] = {
-    [TYPE_PATH] = "path", [TYPE_WORD] = "word",   [TYPE_LIST] = "list",      [TYPE_PATHS] = "paths",
-    [TYPE_SIZE] = "size", [TYPE_COUNT] = "count", [TYPE_SPAN] = "time span",
+    [TYPE_PATH] = "path",      [TYPE_WORD] = "word",   [TYPE_ADDRESS] = "address",
+    [TYPE_LIST] = "list",      [TYPE_SIZE] = "size",   [TYPE_COUNT] = "count",
+    [TYPE_SPAN] = "time span", [TYPE_PATHS] = "paths",
 };
 
 #define KEY(name_, type_, member_, default_)                            \
@@ -70,6 +73,10 @@ static const struct key {
     KEY("images.pull_program", PATH, images_pull_program, "/usr/libexec/nexus/nexus-pull"),
     KEY("images.stall_timeout", SPAN, images_stall_timeout_ms, "5m"),
     KEY("stream.program", PATH, stream_program, "/usr/libexec/nexus/nexus-stream"),
+    KEY("stream.address", ADDRESS, stream_address, "127.0.0.1"),
+    KEY("stream.tls_certificate", PATH, stream_tls_certificate, ""),
+    KEY("stream.tls_key", PATH, stream_tls_key, ""),
+    KEY("stream.tls_client_ca", PATH, stream_tls_client_ca, ""),
     KEY("stream.idle_timeout", SPAN, stream_idle_timeout_ms, "4h"),
 };
 
@@ -114,17 +121,41 @@ static int set_number(uint64_t *field, enum type type, const char *value)
     return 0;
 }
 
+enum scope { SCOPE_NONE, SCOPE_ANY, SCOPE_LOOPBACK, SCOPE_OTHER };
+
+/* Whom an address lets in; ANY: all interfaces. */
+static enum scope address_scope(const char *text)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+
+    if (inet_pton(AF_INET, text, &v4) == 1)
+        return v4.s_addr == htonl(INADDR_ANY)  ? SCOPE_ANY
+               : ntohl(v4.s_addr) >> 24 == 127 ? SCOPE_LOOPBACK
+                                               : SCOPE_OTHER;
+    if (inet_pton(AF_INET6, text, &v6) != 1)
+        return SCOPE_NONE;
+    return IN6_IS_ADDR_UNSPECIFIED(&v6) ? SCOPE_ANY
+           : IN6_IS_ADDR_LOOPBACK(&v6)  ? SCOPE_LOOPBACK
+                                        : SCOPE_OTHER;
+}
+
+static int set_text(char **field, const char *value)
+{
+    free(*field);
+    *field = *value ? str_dup(value) : NULL;
+    return 0;
+}
+
 static int set_scalar(struct config *c, const struct key *key, const char *value)
 {
     void *field = (char *)c + key->offset;
 
     switch (key->type) {
     case TYPE_PATH:
-        if (value[0] != '/')
-            return -EINVAL;
-        free(*(char **)field);
-        *(char **)field = str_dup(value);
-        return 0;
+        return value[0] == '/' || (!*value && !*key->def) ? set_text(field, value) : -EINVAL;
+    case TYPE_ADDRESS: /* clients are told it: it must be one */
+        return address_scope(value) > SCOPE_ANY ? set_text(field, value) : -EINVAL;
     case TYPE_WORD:
         return set_word(field, key, value);
     case TYPE_SIZE:
@@ -148,7 +179,7 @@ void config_init(struct config *c)
         if (k->type == TYPE_LIST || k->type == TYPE_PATHS)
             *(char ***)(void *)((char *)c + k->offset) = TAKE(words);
         else
-            (void)set_scalar(c, k, words[0]);
+            (void)set_scalar(c, k, words ? words[0] : "");
     }
 }
 
@@ -164,7 +195,7 @@ void config_done(struct config *c)
     for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
         void *field = (char *)c + keys[i].offset;
 
-        if (keys[i].type == TYPE_PATH || keys[i].type == TYPE_WORD)
+        if (keys[i].type == TYPE_PATH || keys[i].type == TYPE_WORD || keys[i].type == TYPE_ADDRESS)
             free(*(char **)field);
         else if (keys[i].type == TYPE_LIST || keys[i].type == TYPE_PATHS)
             strv_free(*(char ***)field);
@@ -246,13 +277,15 @@ static int read_key(struct reader *r, size_t index, const yaml_node_t *key_node,
                          (char ***)(void *)((char *)r->config + key->offset));
     text = scalar(value);
     if (!text || set_scalar(r->config, key, text) < 0)
-        return bad(r, value, "%s must be a %s%s%s", key->name, type_names[key->type],
+        return bad(r, value, "%s must be a%s %s%s%s", key->name,
+                   key->type == TYPE_ADDRESS ? "n" : "", type_names[key->type],
                    key->type == TYPE_WORD ? ", one of: " : "",
-                   key->type == TYPE_WORD   ? key->def
-                   : key->type == TYPE_SIZE ? " (256M, 8G)"
-                   : key->type == TYPE_SPAN ? " (60s, 5m)"
-                   : key->type == TYPE_PATH ? " that begins with /"
-                                            : " from 1 to 16");
+                   key->type == TYPE_WORD      ? key->def
+                   : key->type == TYPE_SIZE    ? " (256M, 8G)"
+                   : key->type == TYPE_SPAN    ? " (60s, 5m)"
+                   : key->type == TYPE_PATH    ? " that begins with /"
+                   : key->type == TYPE_ADDRESS ? ", IPv4 or IPv6, of one interface (127.0.0.1, ::1)"
+                                               : " from 1 to 16");
     return 0;
 }
 
@@ -379,6 +412,18 @@ static int check_whole(const struct config *c, const char *name, struct error **
         return error_set(err, -EINVAL, "%s: vm.memory is larger than vm.memory_max", name);
     if (c->vm_cpus > c->vm_cpus_max)
         return error_set(err, -EINVAL, "%s: vm.cpus is larger than vm.cpus_max", name);
+    if (!c->stream_tls_certificate != !c->stream_tls_key)
+        return error_set(err, -EINVAL,
+                         "%s: stream.tls_certificate and stream.tls_key come together", name);
+    if (c->stream_tls_client_ca && !c->stream_tls_certificate)
+        return error_set(err, -EINVAL,
+                         "%s: stream.tls_client_ca is nothing without stream.tls_certificate",
+                         name);
+    if (address_scope(c->stream_address) != SCOPE_LOOPBACK && !c->stream_tls_certificate)
+        return error_set(err, -EINVAL,
+                         "%s: stream.address %s is not of loopback: that needs "
+                         "stream.tls_certificate",
+                         name, c->stream_address);
     return 0;
 }
 

@@ -31,7 +31,8 @@ struct config { /* strings and vectors are owned */
     uint64_t network_timeout_ms;
     char *cgroup_root, *cgroup_driver;
     char *images_dir, *images_pull_program;
-    char *stream_program;
+    char *stream_program, *stream_address;
+    char *stream_tls_certificate, *stream_tls_key, *stream_tls_client_ca; /* NULL: none */
     uint64_t stream_idle_timeout_ms;
     uint64_t images_stall_timeout_ms;
     struct image_registry *registries; /* owned, with its strings */

@@ -180,6 +180,10 @@ static int open_node(struct nexusd *d, struct error **err)
         .cgroup_root = c->cgroup_root,
         .stream_path = c->stream_program,
         .stream_idle_ms = c->stream_idle_timeout_ms,
+        .stream_address = c->stream_address,
+        .stream_certificate = c->stream_tls_certificate,
+        .stream_key = c->stream_tls_key,
+        .stream_client_ca = c->stream_tls_client_ca,
         .volume_roots = {.kubelet_root = c->mapper_kubelet_root, .listed = c->mapper_directories},
         .volume_data = (enum volume_data)volume_data_parse(c->mapper_data),
     };

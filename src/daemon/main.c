@@ -7,13 +7,15 @@
 #include "daemon/config.h"
 #include "daemon/daemon.h"
 #include "daemon/journal.h"
+#include "daemon/stream-check.h"
 #include "pod/node.h"
 
 static const char help[] =
     "Usage: nexusd [OPTION]…\n"
     "Serves CRI v1 on a unix socket and runs each pod in a microVM of its own.\n\n"
     "  -c, --config PATH   configuration (default: " CONFIG_DEFAULT_PATH ", which may be missing)\n"
-    "      --check-config  read the configuration, report the first mistake, and leave\n"
+    "      --check-config  read the configuration and the certificate it names, report\n"
+    "                      the first mistake, and leave\n"
     "      --failpoints    list the names that NEXUS_FAILPOINTS understands, and leave\n"
     "      --version       print the version and leave\n"
     "  -h, --help          print this and leave\n\n"
@@ -65,6 +67,8 @@ int main(int argc, char **argv)
         return 2;
     }
     r = config_load(&config, path, &err);
+    if (r >= 0)
+        r = stream_check(&config, &err);
     if (r < 0 || check) {
         (void)fprintf(r < 0 ? stderr : stdout, "%s\n",
                       r < 0 ? error_text(err, r) : "the configuration is good");

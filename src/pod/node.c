@@ -42,6 +42,10 @@ static int open_streams(struct node *n, struct error **err)
         .program = n->config.stream_path,
         .log_level = n->config.log_level,
         .idle_ms = n->config.stream_idle_ms,
+        .address = n->config.stream_address,
+        .certificate = n->config.stream_certificate,
+        .key = n->config.stream_key,
+        .client_ca = n->config.stream_client_ca,
     };
 
     return stream_link_new(n->event, &config, &n->streams, err);

@@ -54,6 +54,8 @@ struct node_config {                 /* all borrowed, outlive the node */
 
     const char *stream_path; /* of nexus-stream */
     uint64_t stream_idle_ms; /* a client that is silent for so long is left */
+    const char *stream_address, *stream_certificate, *stream_key,
+        *stream_client_ca; /* stream-link.h */
 
     struct volume_roots volume_roots; /* where mapped volumes are */
     enum volume_data volume_data;

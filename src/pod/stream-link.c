@@ -13,13 +13,14 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "pod/stream-tls.h"
 #include "pod/vmm-process.h"
 #include "pod/vmm-socket.h"
 #include "wire/message.h"
 #include "wire/reply.h"
 
 #define SOCKET_NAME "stream.sock"
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define CALL_TIMEOUT_US 10000000
 #define OUT_MAX (8U << 20) /* offers that wait to be sent */
 #define READ_BYTES 8192
@@ -36,9 +37,12 @@ struct stream_link {
     sd_event_source *io, *child; /* owned */
     struct tlv_reader reader;
     struct buf out;
-    char *url;        /* owned; base, since its welcome */
-    uint64_t next_id; /* of calls */
-    bool replace;     /* the one that is there is of another version: start a new one beside it */
+    char *url;                     /* owned; base, since its welcome */
+    uint64_t next_id;              /* of calls */
+    uint64_t tls_id;               /* of the newest certificate that was sent */
+    struct stream_tls_stamp stamp; /* of its files */
+    bool replace; /* the one that is there is another than is wanted: start a new one beside it */
+    bool is_new;  /* this one was started for this connection */
     struct list calls;
 };
 
@@ -47,6 +51,7 @@ struct stream_call {
     struct stream_link *link;
     uint64_t id;
     sd_event_source *timer; /* owned */
+    struct buf frame;       /* what was asked, until it is answered */
     char path[16 + TOKEN_DIGITS + 1];
     stream_url_fn fn;
     void *userdata;
@@ -56,6 +61,7 @@ static void call_free(struct stream_call *c)
 {
     list_remove(&c->node);
     sd_event_source_disable_unref(c->timer);
+    buf_done(&c->frame);
     free(c);
 }
 
@@ -138,6 +144,9 @@ static struct stream_call *find_call(struct stream_link *l, uint64_t id)
     return NULL;
 }
 
+/* What was asked is asked of a server that is started now. */
+static int start_over(struct stream_link *l);
+
 static void on_reply(struct stream_link *l, uint64_t id, const Nexus__Reply *reply)
 {
     _cleanup_(error_freep) struct error *err = NULL;
@@ -146,12 +155,16 @@ static void on_reply(struct stream_link *l, uint64_t id, const Nexus__Reply *rep
     struct stream_call *c = find_call(l, id);
 
     if (id == HELLO_ID && r < 0) {
-        /* one of another version: it keeps its clients, new ones get a new server */
+        /* one of another version or address: it keeps its clients, new ones get a new server */
         log_notice("another nexus-stream is started: %s", error_text(err, r));
         l->replace = true;
-        lose(l, r, err);
+        if (l->is_new || start_over(l) < 0)
+            lose(l, r, err);
         return;
     }
+    if (id == l->tls_id && r < 0)
+        log_warning("nexus-stream cannot use the certificate and keeps the one it had: %s",
+                    error_text(err, r));
     if (!c)
         return;
     if (r >= 0 && !l->url)
@@ -238,8 +251,11 @@ static int spawn(struct stream_link *l, int listen_fd, struct error **err)
 {
     _cleanup_(freep) char *idle = str_printf("%llums", (unsigned long long)l->config.idle_ms);
     _cleanup_(closep) int go = -EBADF;
-    char idle_option[] = "--idle";
-    char *const args[] = {idle_option, idle, NULL};
+    char idle_option[] = "--idle", address_option[] = "--address", tls_option[] = "--tls";
+    char *address = (char *)(uintptr_t)l->config.address; /* only read */
+    char *const args[] = {
+        idle_option, idle, address_option, address, l->config.certificate ? tls_option : NULL,
+        NULL};
     const struct vmm_fd fds[] = {{"--control", listen_fd}, {"--vmm-dir", l->config.vmm_dirfd}};
     const struct vmm_spawn s = {
         .path = l->config.program,
@@ -271,6 +287,7 @@ static int reach(struct stream_link *l, struct error **err)
     _cleanup_(error_freep) struct error *unheard = NULL;
     int r = l->replace ? -ENOENT : vmm_socket_connect(l->run_dirfd, SOCKET_NAME, &unheard);
 
+    l->is_new = false;
     if (r != -ENOENT && r != -ECONNREFUSED) {
         if (r < 0)
             (void)error_set(err, r, "cannot reach nexus-stream: %s", strerror(-r));
@@ -281,8 +298,10 @@ static int reach(struct stream_link *l, struct error **err)
         r = spawn(l, listen_fd, err);
     if (r >= 0)
         r = vmm_socket_connect(l->run_dirfd, SOCKET_NAME, err);
-    if (r >= 0)
+    if (r >= 0) {
         l->replace = false;
+        l->is_new = true;
+    }
     return r;
 }
 
@@ -292,10 +311,52 @@ static int write_hello(struct stream_link *l)
     Nexus__StreamHello hello = NEXUS__STREAM_HELLO__INIT;
 
     hello.version = PROTOCOL_VERSION;
+    hello.address = (char *)(uintptr_t)l->config.address; /* only read */
+    hello.tls = l->config.certificate != NULL;
     m.id = HELLO_ID;
     m.body_case = NEXUS__STREAM_CONTROL__BODY_HELLO;
     m.hello = &hello;
     return message_write(&l->out, TLV_MESSAGE, &m.base);
+}
+
+/* ---- the certificate */
+
+static int write_tls(struct stream_link *l, const struct stream_tls *tls)
+{
+    Nexus__StreamControl m = NEXUS__STREAM_CONTROL__INIT;
+    Nexus__StreamTls body = NEXUS__STREAM_TLS__INIT;
+
+    body.certificate = (ProtobufCBinaryData){tls->files[0].len, (uint8_t *)tls->files[0].text};
+    body.key = (ProtobufCBinaryData){tls->files[1].len, (uint8_t *)tls->files[1].text};
+    body.client_ca = (ProtobufCBinaryData){tls->files[2].len, (uint8_t *)tls->files[2].text};
+    m.id = l->tls_id = l->next_id++;
+    m.body_case = NEXUS__STREAM_CONTROL__BODY_TLS;
+    m.tls = &body;
+    return message_write(&l->out, TLV_MESSAGE, &m.base);
+}
+
+/* Sends the certificate if its files are others than before. While they cannot be read nexus-stream goes on with
+ * what it has. */
+static void refresh_tls(struct stream_link *l)
+{
+    const char *const paths[STREAM_TLS_FILES] = {l->config.certificate, l->config.key,
+                                                 l->config.client_ca};
+    _cleanup_(error_freep) struct error *err = NULL;
+    _cleanup_(stream_tls_done) struct stream_tls tls = {0};
+    struct stream_tls_stamp stamp;
+    int r;
+
+    if (!l->config.certificate)
+        return;
+    stream_tls_stamp(paths, &stamp);
+    if (memcmp(&stamp, &l->stamp, sizeof(stamp)) == 0)
+        return;
+    l->stamp = stamp; /* of before the reading: what changes meanwhile is read again */
+    r = stream_tls_read(paths, &tls, &err);
+    if (r >= 0)
+        r = write_tls(l, &tls);
+    if (r < 0)
+        log_warning("the certificate of streaming cannot be read again: %s", error_text(err, r));
 }
 
 static int connect_link(struct stream_link *l, struct error **err)
@@ -305,7 +366,7 @@ static int connect_link(struct stream_link *l, struct error **err)
     if (r < 0)
         return error_prefix(err, r, "no streaming session can be opened");
     l->fd = r;
-    l->next_id = HELLO_ID + 1;
+    l->stamp = (struct stream_tls_stamp){0};
     r = write_hello(l);
     if (r >= 0)
         r = sd_event_add_io(l->event, &l->io, l->fd, EPOLLIN, on_io, l);
@@ -314,6 +375,26 @@ static int connect_link(struct stream_link *l, struct error **err)
         return error_set(err, r, "cannot talk to nexus-stream: %s", strerror(-r));
     }
     return 0;
+}
+
+static int start_over(struct stream_link *l)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    struct stream_call *c;
+    int r;
+
+    disconnect(l);
+    r = connect_link(l, &err);
+    if (r < 0) {
+        log_warning("%s", error_text(err, r));
+        return r;
+    }
+    refresh_tls(l);
+    list_foreach (c, &l->calls, node)
+        if (r >= 0)
+            r = buf_append(&l->out, c->frame.data, c->frame.used);
+    write_out(l);
+    return r;
 }
 
 /* ---- offers */
@@ -353,6 +434,7 @@ int stream_link_offer(struct stream_link *l, Nexus__StreamOffer *offer, stream_u
 
     if (r < 0)
         return r;
+    refresh_tls(l);
     random_hex(token, TOKEN_DIGITS);
     offer->token = token;
     m.id = l->next_id;
@@ -361,10 +443,15 @@ int stream_link_offer(struct stream_link *l, Nexus__StreamOffer *offer, stream_u
     if (protobuf_c_message_get_packed_size(&m.base) > LIMIT_TLV_MESSAGE_BYTES)
         return error_set_class(err, ERROR_INVALID, -EMSGSIZE,
                                "the command is too long: over %u bytes", LIMIT_TLV_MESSAGE_BYTES);
-    r = message_write(&l->out, TLV_MESSAGE, &m.base);
-    if (r < 0)
-        return error_set_class(err, ERROR_UNAVAILABLE, -EAGAIN, "too much waits for nexus-stream");
     c = xcalloc(1, sizeof(*c));
+    buf_init(&c->frame, OUT_MAX);
+    r = message_write(&c->frame, TLV_MESSAGE, &m.base);
+    if (r >= 0)
+        r = buf_append(&l->out, c->frame.data, c->frame.used);
+    if (r < 0) {
+        call_free(c);
+        return error_set_class(err, ERROR_UNAVAILABLE, -EAGAIN, "too much waits for nexus-stream");
+    }
     c->link = l;
     c->id = l->next_id++;
     c->fn = fn;
@@ -392,6 +479,7 @@ int stream_link_new(sd_event *event, const struct stream_link_config *config,
     l->event = sd_event_ref(event);
     l->config = *config;
     l->fd = -EBADF;
+    l->next_id = HELLO_ID + 1;
     l->process = VMM_PROCESS_NONE;
     tlv_reader_init(&l->reader);
     buf_init(&l->out, OUT_MAX);

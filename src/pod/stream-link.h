@@ -17,7 +17,10 @@ struct stream_link_config { /* all borrowed, outlive it */
     const char *run_dir;    /* stream.sock is there */
     int vmm_dirfd;          /* the sockets of nexus-vmm; handed on */
     const char *program, *log_level;
-    uint64_t idle_ms; /* a client that is silent for so long is left */
+    uint64_t idle_ms;    /* a client that is silent for so long is left */
+    const char *address; /* where clients come in */
+    /* PEM files, read again when they change; certificate NULL: no TLS. client_ca NULL: clients need none. */
+    const char *certificate, *key, *client_ca;
 };
 
 /* Nothing is started yet. 0, or errno with *err set. */

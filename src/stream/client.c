@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Start at on_io: read_some goes to the head or to the service; settle decides what is next. */
+/* Start at on_io: shake_hands with TLS, then read_some goes to the head or to the service; settle decides what is next. */
 #include "stream/client.h"
 
 #include <string.h>
@@ -15,6 +15,7 @@
 #include "stream/http-head.h"
 #include "stream/port.h"
 #include "stream/remote.h"
+#include "stream/tls.h"
 #include "wire/message.h"
 
 #define READ_BYTES (64U << 10)
@@ -22,6 +23,7 @@
 #define SECOND_NS 1000000000ULL
 
 enum client_state {
+    CLIENT_TLS,     /* done → HEAD; failed → LEAVING, without TLS */
     CLIENT_HEAD,    /* the request is being read; answered 101 → SERVING, else → LEAVING */
     CLIENT_SERVING, /* the service is over → LEAVING */
     CLIENT_LEAVING, /* what is left is sent; the client closes, or time is up → GONE */
@@ -31,7 +33,8 @@ enum client_state {
 struct client {
     const struct client_host *host;
     enum client_state state;
-    int fd; /* owned */
+    int fd;          /* owned */
+    struct tls *tls; /* owned; NULL: none */
     sd_event_source *io, *timer, *later;
     struct buf in;  /* the head and what came with it */
     struct buf out; /* the answer to it; sent before the service's */
@@ -53,6 +56,7 @@ void client_free(struct client *c)
     sd_event_source_disable_unref(c->io);
     sd_event_source_disable_unref(c->timer);
     sd_event_source_disable_unref(c->later);
+    tls_free(c->tls);
     (void)close_fd(c->fd);
     buf_done(&c->in);
     buf_done(&c->out);
@@ -171,11 +175,61 @@ static void read_head(struct client *c)
     buf_done(&c->in);
 }
 
+/* ---- TLS */
+
+static void drop_tls(struct client *c)
+{
+    tls_free(c->tls);
+    c->tls = NULL;
+}
+
+static void shake_hands(struct client *c)
+{
+    int r = tls_handshake(c->tls);
+
+    if (r == -EAGAIN)
+        return;
+    if (r == 0) {
+        set_state(c, CLIENT_HEAD, LIMIT_STREAM_SETUP_S);
+        return;
+    }
+    if (r != -EPROTOTYPE)
+        log_limited(LOG_INFO, "a streaming client's TLS handshake failed: %s", tls_reason(c->tls));
+    drop_tls(c); /* what is left to say goes in the clear; an alert was sent */
+    if (r == -EPROTOTYPE)
+        refuse(c, 400, "this port speaks HTTPS");
+    else
+        set_state(c, CLIENT_LEAVING, LIMIT_STREAM_FLUSH_S);
+}
+
+/* As recv(2) and send(2), with the errno as result. */
+static ssize_t receive(struct client *c, void *bytes, size_t size)
+{
+    ssize_t n;
+
+    if (c->tls)
+        return tls_recv(c->tls, bytes, size);
+    n = recv(c->fd, bytes, size, MSG_DONTWAIT);
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t transmit(struct client *c, const void *bytes, size_t len)
+{
+    ssize_t n;
+
+    if (c->tls)
+        return tls_send(c->tls, bytes, len);
+    n = send(c->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n < 0 ? -errno : n;
+}
+
 /* ---- bytes */
 
 static bool wants_input(const struct client *c)
 {
     switch (c->state) {
+    case CLIENT_TLS: /* the handshake reads by itself */
+        return false;
     case CLIENT_HEAD:
         return true;
     case CLIENT_SERVING:
@@ -193,9 +247,9 @@ static void read_some(struct client *c)
     static uint8_t bytes[READ_BYTES]; /* one thread; copied before the next read */
     /* the head is small, and what is behind it goes to the service in one piece */
     size_t room = c->state == CLIENT_HEAD ? HTTP_HEAD_BYTES : sizeof(bytes);
-    ssize_t n = recv(c->fd, bytes, room, MSG_DONTWAIT);
+    ssize_t n = receive(c, bytes, room);
 
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    if (n == -EAGAIN || n == -EINTR)
         return;
     if (n <= 0) {
         set_state(c, CLIENT_GONE, 0);
@@ -236,9 +290,9 @@ static void write_some(struct client *c)
     size_t len;
 
     for (int i = 0; i < WRITES_PER_TURN && (len = output(c, &p)) > 0; i++) {
-        ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = transmit(c, p, len);
 
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        if (n == -EAGAIN || n == -EINTR)
             return;
         if (n < 0) {
             set_state(c, CLIENT_GONE, 0);
@@ -246,7 +300,7 @@ static void write_some(struct client *c)
         }
         c->active_ns = clock_mono_ns();
         output_done(c, (size_t)n);
-        if ((size_t)n < len)
+        if ((size_t)n < len && !c->tls) /* TLS sends a record at a time */
             return;
     }
 }
@@ -265,14 +319,29 @@ static uint64_t next_deadline(struct client *c, uint64_t now_ns)
     return min_of(next, c->deadline_ns);
 }
 
+static uint32_t wanted_events(struct client *c, bool closing)
+{
+    const uint8_t *p;
+    bool recv_waits_out = c->tls && tls_recv_waits_out(c->tls);
+    /* RDHUP: a client that went away is noticed while nothing is read from it */
+    uint32_t in = wants_input(c) && !recv_waits_out ? EPOLLIN : EPOLLRDHUP;
+
+    if (c->state == CLIENT_TLS)
+        return tls_handshake_waits_out(c->tls) ? EPOLLOUT : EPOLLIN;
+    return in | (output(c, &p) || recv_waits_out || closing ? EPOLLOUT : 0U);
+}
+
 static void settle(struct client *c)
 {
     const uint8_t *p;
+    bool closing = false; /* TLS waits to say its last word */
     uint64_t next;
 
     if (c->state == CLIENT_SERVING && c->service->ops->is_over(c->service))
         set_state(c, CLIENT_LEAVING, LIMIT_STREAM_FLUSH_S);
-    if (c->state == CLIENT_LEAVING && output(c, &p) == 0) {
+    if (c->state == CLIENT_LEAVING && output(c, &p) == 0)
+        closing = c->tls && tls_close(c->tls) == -EAGAIN;
+    if (c->state == CLIENT_LEAVING && output(c, &p) == 0 && !closing) {
         /* closed at once, what it still sends would be answered by a reset */
         (void)shutdown(c->fd, SHUT_WR);
         if (!c->shut)
@@ -281,9 +350,7 @@ static void settle(struct client *c)
     }
     if (c->state == CLIENT_GONE)
         return;
-    /* RDHUP: a client that went away is noticed while nothing is read from it */
-    (void)sd_event_source_set_io_events(c->io, (wants_input(c) ? EPOLLIN : EPOLLRDHUP) |
-                                                   (output(c, &p) ? EPOLLOUT : 0U));
+    (void)sd_event_source_set_io_events(c->io, wanted_events(c, closing));
     next = next_deadline(c, clock_mono_ns());
     (void)sd_event_source_set_time(c->timer, next / 1000 + 1);
     (void)sd_event_source_set_enabled(c->timer,
@@ -293,10 +360,18 @@ static void settle(struct client *c)
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
     struct client *c = userdata;
+    uint32_t readable = EPOLLIN | EPOLLHUP | EPOLLERR;
 
+    if (c->tls && tls_recv_waits_out(c->tls))
+        readable |= EPOLLOUT;
+    if (c->state == CLIENT_TLS) {
+        shake_hands(c);
+        settle(c);
+        return 0;
+    }
     if (revents & EPOLLOUT)
         write_some(c);
-    if (c->state != CLIENT_GONE && wants_input(c) && revents & (EPOLLIN | EPOLLHUP | EPOLLERR))
+    if (c->state != CLIENT_GONE && wants_input(c) && revents & readable)
         read_some(c);
     else if (c->state != CLIENT_GONE && revents & (EPOLLHUP | EPOLLERR | EPOLLRDHUP))
         set_state(c, CLIENT_GONE, 0);
@@ -354,7 +429,7 @@ static int add_sources(struct client *c)
     return r;
 }
 
-int client_new(const struct client_host *host, int fd, struct client **ret)
+int client_new(const struct client_host *host, int fd, struct tls_context *tls, struct client **ret)
 {
     struct client *c = xcalloc(1, sizeof(*c));
     int r;
@@ -363,14 +438,19 @@ int client_new(const struct client_host *host, int fd, struct client **ret)
     c->fd = fd;
     buf_init(&c->in, (size_t)2 * HTTP_HEAD_BYTES);
     buf_init(&c->out, HTTP_HEAD_BYTES);
-    r = add_sources(c);
+    r = tls ? tls_new(tls, fd, &c->tls) : 0;
+    if (r >= 0)
+        r = add_sources(c);
     if (r < 0) {
         c->fd = -EBADF;
         client_free(c);
         return r;
     }
     c->active_ns = clock_mono_ns();
-    set_state(c, CLIENT_HEAD, LIMIT_STREAM_SETUP_S);
+    if (tls)
+        set_state(c, CLIENT_TLS, LIMIT_STREAM_HANDSHAKE_S);
+    else
+        set_state(c, CLIENT_HEAD, LIMIT_STREAM_SETUP_S);
     settle(c);
     *ret = c;
     return 0;

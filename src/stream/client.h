@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One client's TCP connection: the head of its request, the token, the upgrade, then a service (remote.h,
+/* One client's TCP connection, with TLS or without: the head of its request, the token, the upgrade, then a service (remote.h,
  * port.h) whose bytes it carries. What the client does not read stops the service, what the service does not
  * take stops the reading. Thread: the loop's. */
 #pragma once
@@ -15,6 +15,7 @@
 
 struct client;
 struct service;
+struct tls_context;
 
 /* What a service is to its client. A service tells of changes with client_kick. */
 struct service_ops {
@@ -47,8 +48,10 @@ struct client_host {
     void (*on_gone)(void *ud, struct client *c);
 };
 
-/* fd: owned from success on; non-blocking. host: borrowed, outlives it. 0 or errno. */
-int client_new(const struct client_host *host, int fd, struct client **ret);
+/* fd: owned from success on; non-blocking. host: borrowed, outlives it. tls: NULL, or what it has to begin with. 0 or
+ * errno. */
+int client_new(const struct client_host *host, int fd, struct tls_context *tls,
+               struct client **ret);
 void client_free(struct client *c);
 /* Its service has output, or wants other things than before. */
 void client_kick(struct client *c);

@@ -91,10 +91,12 @@ static void on_hello(struct commander *c, uint64_t id, const Nexus__StreamHello 
     Nexus__StreamWelcome welcome = NEXUS__STREAM_WELCOME__INIT;
     _cleanup_(error_freep) struct error *err = NULL;
 
-    if (hello->version != SERVER_PROTOCOL_VERSION) {
-        int r = error_set(&err, -EOPNOTSUPP, "nexus-stream speaks version %d, not %u",
-                          SERVER_PROTOCOL_VERSION, hello->version);
+    int r = hello->version == SERVER_PROTOCOL_VERSION
+                ? c->ops->on_hello(c->ud, hello, &err)
+                : error_set(&err, -EOPNOTSUPP, "nexus-stream speaks version %d, not %u",
+                            SERVER_PROTOCOL_VERSION, hello->version);
 
+    if (r < 0) {
         reply(c, id, r, err);
         return;
     }
@@ -133,17 +135,25 @@ static void on_offer(struct commander *c, Nexus__StreamControl *m)
     int r = -EINVAL;
 
     if (is_whole(m->offer))
-        r = c->ops->on_offer(c->ud, m->offer);
+        r = c->ops->on_offer(c->ud, m->offer, &err);
     if (r == 0) {
         m->offer = NULL;
         m->body_case = NEXUS__STREAM_CONTROL__BODY__NOT_SET;
-    } else {
+    } else if (!err) {
         (void)error_set(&err, r,
                         r == -EDQUOT ? "%d streaming sessions wait for their clients already"
                                      : "the offer cannot be taken",
                         LIMIT_STREAM_TOKENS);
     }
     reply(c, m->id, r, err);
+}
+
+static void on_tls(struct commander *c, uint64_t id, const Nexus__StreamTls *tls)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    int r = c->ops->on_tls(c->ud, tls, &err);
+
+    reply(c, id, r, err);
 }
 
 /* 0 or -EPROTO. */
@@ -161,6 +171,8 @@ static int on_frame(struct commander *c, const struct tlv_frame *f)
         on_hello(c, m->id, m->hello);
     else if (m->body_case == NEXUS__STREAM_CONTROL__BODY_OFFER && c->greeted)
         on_offer(c, m);
+    else if (m->body_case == NEXUS__STREAM_CONTROL__BODY_TLS && c->greeted)
+        on_tls(c, m->id, m->tls);
     else
         r = -EPROTO;
     message_free(&m->base);

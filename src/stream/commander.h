@@ -5,13 +5,18 @@
 
 #include <systemd/sd-event.h>
 
+#include "base/error.h"
 #include "gen/msg/nexus.pb-c.h"
 
 struct commander;
 
 struct commander_ops {
+    /* 0, or why this is not the server that nexusd wants. */
+    int (*on_hello)(void *ud, const Nexus__StreamHello *hello, struct error **err);
+    /* 0, or an errno that is told to nexusd. */
+    int (*on_tls)(void *ud, const Nexus__StreamTls *tls, struct error **err);
     /* offer is the callee's if the result is 0; else an errno that is told to nexusd. */
-    int (*on_offer)(void *ud, Nexus__StreamOffer *offer);
+    int (*on_offer)(void *ud, Nexus__StreamOffer *offer, struct error **err);
     /* It is over; called from the loop, which frees it there. */
     void (*on_gone)(void *ud, struct commander *c);
 };

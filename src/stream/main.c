@@ -4,24 +4,31 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "base/fdpass.h"
+#include "base/file.h"
+#include "base/limit.h"
 #include "base/log.h"
 #include "base/numparse.h"
 #include "base/str.h"
 #include "stream/confine.h"
 #include "stream/server.h"
+#include "stream/tls.h"
 
 #define SPAN_MAX_MS (24ULL * 3600 * 1000)
 
 static const char help[] =
     "Usage: nexus-stream --control fd:N --vmm-dir fd:N [OPTION]…\n"
-    "Serves exec, attach and port-forward clients on 127.0.0.1. nexusd starts it and finds it "
-    "again.\n\n"
+    "       nexus-stream --check-tls CERTIFICATE KEY [CLIENT-CA]\n"
+    "Serves exec, attach and port-forward clients. nexusd starts it and finds it again.\n\n"
     "      --control fd:N     listening unix socket on which nexusd makes its offers\n"
     "      --vmm-dir fd:N     directory of the control sockets of nexus-vmm\n"
+    "      --address IP       where clients come in (default: 127.0.0.1)\n"
+    "      --tls              with TLS; nexusd brings the certificate\n"
+    "      --check-tls        say if these files could be that certificate, and leave\n"
     "      --idle SPAN        a client that is silent for so long is left (default: 4h)\n"
     "      --forsaken SPAN    end without nexusd and clients for so long (default: 10m)\n"
     "      --version          print the version and leave\n"
@@ -74,19 +81,58 @@ static int run(const struct server_config *config, struct error **err)
     return r;
 }
 
+/* ---- --check-tls */
+
+static int read_pem(const char *path, char **ret, size_t *ret_len, struct error **err)
+{
+    int r = file_read_all(AT_FDCWD, path, LIMIT_STREAM_PEM_BYTES, ret, ret_len);
+
+    return r < 0 ? error_set(err, r, "%s: %s", path, strerror(-r)) : 0;
+}
+
+static int check_tls(char **paths, int n)
+{
+    _cleanup_(error_freep) struct error *err = NULL;
+    _cleanup_(tls_context_freep) struct tls_context *tls = NULL;
+    char *texts[3] = {NULL};
+    size_t lens[3] = {0};
+    int r = n == 2 || n == 3 ? tls_prepare(&err) : -EINVAL;
+
+    if (r < 0 && !err) {
+        (void)fputs("nexus-stream: --check-tls takes two or three files (see --help)\n", stderr);
+        return 2;
+    }
+    for (int i = 0; r >= 0 && i < n; i++)
+        r = read_pem(paths[i], &texts[i], &lens[i], &err);
+    if (r >= 0) {
+        const struct tls_pem pem = {texts[0], lens[0], texts[1], lens[1], texts[2], lens[2]};
+
+        r = tls_context_new(&pem, &tls, &err);
+    }
+    if (r >= 0 && n == 3 && lens[2] == 0)
+        r = error_set(&err, -EINVAL, "%s is empty", paths[2]);
+    if (r < 0)
+        (void)fprintf(stderr, "%s\n", error_text(err, r));
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+        if (texts[i])
+            explicit_bzero(texts[i], lens[i]);
+        free(texts[i]);
+    }
+    return r < 0 ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"control", required_argument, NULL, 'c'},
-        {"vmm-dir", required_argument, NULL, 'd'},
-        {"idle", required_argument, NULL, 'i'},
-        {"forsaken", required_argument, NULL, 'f'},
-        {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"control", required_argument, NULL, 'c'},  {"vmm-dir", required_argument, NULL, 'd'},
+        {"address", required_argument, NULL, 'a'},  {"tls", no_argument, NULL, 't'},
+        {"check-tls", no_argument, NULL, 'k'},      {"idle", required_argument, NULL, 'i'},
+        {"forsaken", required_argument, NULL, 'f'}, {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
     };
     struct server_config config = {.control_fd = -1,
                                    .vmm_dirfd = -1,
+                                   .address = "127.0.0.1",
                                    .idle_ms = 4ULL * 3600 * 1000,
                                    .forsaken_ms = 10ULL * 60 * 1000};
     _cleanup_(error_freep) struct error *err = NULL;
@@ -101,6 +147,14 @@ int main(int argc, char **argv)
         case 'd':
             config.vmm_dirfd = parse_fd(optarg);
             break;
+        case 'a':
+            config.address = optarg;
+            break;
+        case 't':
+            config.tls = true;
+            break;
+        case 'k':
+            return check_tls(argv + optind, argc - optind);
         case 'i':
             r = parse_span_ms(optarg, SPAN_MAX_MS, &config.idle_ms);
             break;

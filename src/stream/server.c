@@ -17,18 +17,22 @@
 #include "base/str.h"
 #include "stream/client.h"
 #include "stream/commander.h"
+#include "stream/tls.h"
 #include "stream/token.h"
 
 #define BACKLOG 128
 #define ACCEPTS_PER_TURN 16
 #define COMMANDERS_MAX 8
 #define ACCEPT_PAUSE_US 100000 /* after EMFILE */
-#define URL_SIZE 64
+#define URL_SIZE 80
 
 struct server {
     sd_event *event;
     struct client_host host;
     int tcp_fd, control_fd; /* owned */
+    char address[INET6_ADDRSTRLEN];
+    bool speaks_tls;
+    struct tls_context *tls; /* owned; the newest; NULL: none yet */
     sd_event_source *tcp_io, *control_io, *pause, *forsaken;
     uint64_t forsaken_us;
     struct token_table tokens;
@@ -110,7 +114,8 @@ static void add_client(struct server *s, int fd)
     /* single key strokes must not wait for one another */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-    if (client_new(&s->host, fd, &h->client) < 0) {
+    /* without a certificate nobody can have a token yet */
+    if ((s->speaks_tls && !s->tls) || client_new(&s->host, fd, s->tls, &h->client) < 0) {
         (void)close(fd);
         free(h);
         return;
@@ -167,10 +172,41 @@ static int on_tcp(sd_event_source *source, int fd, uint32_t revents, void *userd
 
 /* ---- nexusd */
 
-static int on_offer(void *ud, Nexus__StreamOffer *offer)
+static int on_hello(void *ud, const Nexus__StreamHello *hello, struct error **err)
+{
+    const struct server *s = ud;
+
+    if (str_equal(hello->address, s->address) && !hello->tls == !s->speaks_tls)
+        return 0;
+    return error_set(err, -EOPNOTSUPP, "it listens on %s %s TLS, not on %.64s %s", s->address,
+                     s->speaks_tls ? "with" : "without", hello->address,
+                     hello->tls ? "with" : "without");
+}
+
+static int on_tls(void *ud, const Nexus__StreamTls *m, struct error **err)
+{
+    const struct tls_pem pem = {m->certificate.data, m->certificate.len, m->key.data,
+                                m->key.len,          m->client_ca.data,  m->client_ca.len};
+    struct server *s = ud;
+    struct tls_context *tls = NULL;
+    int r = s->speaks_tls ? 0 : error_set(err, -EINVAL, "this server speaks plain HTTP");
+
+    if (r == 0)
+        r = tls_context_new(&pem, &tls, err);
+    if (r < 0)
+        return r;
+    log_info("a new certificate is used from now on");
+    tls_context_free(s->tls); /* connections keep it */
+    s->tls = tls;
+    return 0;
+}
+
+static int on_offer(void *ud, Nexus__StreamOffer *offer, struct error **err)
 {
     struct server *s = ud;
 
+    if (s->speaks_tls && !s->tls)
+        return error_set(err, -EAGAIN, "nexus-stream has no certificate that can be used");
     return token_add(&s->tokens, offer, clock_mono_ns());
 }
 
@@ -191,6 +227,8 @@ static void on_commander_gone(void *ud, struct commander *c)
 }
 
 static const struct commander_ops commander_ops = {
+    .on_hello = on_hello,
+    .on_tls = on_tls,
     .on_offer = on_offer,
     .on_gone = on_commander_gone,
 };
@@ -218,16 +256,43 @@ static int on_control(sd_event_source *source, int fd, uint32_t revents, void *u
 
 /* ---- life */
 
-static int listen_loopback(struct server *s, struct error **err)
-{
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(sa);
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
 
-    s->tcp_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s->tcp_fd < 0 || bind(s->tcp_fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ||
-        listen(s->tcp_fd, BACKLOG) < 0 || getsockname(s->tcp_fd, (struct sockaddr *)&sa, &len) < 0)
-        return error_set(err, -errno, "cannot listen on 127.0.0.1: %s", strerror(errno));
-    (void)snprintf(s->url, sizeof(s->url), "http://127.0.0.1:%u", ntohs(sa.sin_port));
+/* The length, or -EINVAL. */
+static int parse_address(const char *text, union address *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (inet_pton(AF_INET, text, &ret->v4.sin_addr) == 1) {
+        ret->v4.sin_family = AF_INET;
+        return sizeof(ret->v4);
+    }
+    if (inet_pton(AF_INET6, text, &ret->v6.sin6_addr) != 1)
+        return -EINVAL;
+    ret->v6.sin6_family = AF_INET6;
+    return sizeof(ret->v6);
+}
+
+static int listen_on(struct server *s, const char *address, struct error **err)
+{
+    union address sa;
+    int len = parse_address(address, &sa);
+    socklen_t n = len > 0 ? (socklen_t)len : 0;
+
+    if (len < 0 || strlen(address) >= sizeof(s->address))
+        return error_set(err, -EINVAL, "%.64s is no address", address);
+    s->tcp_fd = socket(sa.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (s->tcp_fd < 0 || bind(s->tcp_fd, &sa.any, n) < 0 || listen(s->tcp_fd, BACKLOG) < 0 ||
+        getsockname(s->tcp_fd, &sa.any, &n) < 0)
+        return error_set(err, -errno, "cannot listen on %s: %s", address, strerror(errno));
+    (void)snprintf(s->address, sizeof(s->address), "%s", address);
+    (void)snprintf(s->url, sizeof(s->url),
+                   sa.any.sa_family == AF_INET6 ? "%s://[%s]:%u" : "%s://%s:%u",
+                   s->speaks_tls ? "https" : "http", address,
+                   ntohs(sa.any.sa_family == AF_INET6 ? sa.v6.sin6_port : sa.v4.sin_port));
     return 0;
 }
 
@@ -266,7 +331,10 @@ int server_new(sd_event *event, const struct server_config *config, struct serve
     token_table_init(&s->tokens);
     list_init(&s->clients);
     list_init(&s->commanders);
-    r = listen_loopback(s, err);
+    s->speaks_tls = config->tls;
+    r = s->speaks_tls ? tls_prepare(err) : 0;
+    if (r >= 0)
+        r = listen_on(s, config->address, err);
     if (r < 0)
         return r;
     s->control_fd = config->control_fd;
@@ -288,6 +356,7 @@ void server_free(struct server *s)
         drop_client(s, list_first(&s->clients, struct held, node));
     while (!list_is_empty(&s->commanders))
         on_commander_gone(s, list_first(&s->commanders, struct held, node)->commander);
+    tls_context_free(s->tls);
     token_table_done(&s->tokens);
     sd_event_source_disable_unref(s->tcp_io);
     sd_event_source_disable_unref(s->control_io);

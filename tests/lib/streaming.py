@@ -5,7 +5,8 @@
     r = remote(url, stdin=b"hello")     # r.out, r.err, r.status, r.code
     with Forward(url) as f: s = f.connect(80); s.send(b"GET /"); s.recv()
 
-netns: a pid in whose network namespace the connection is made."""
+netns: a pid in whose network namespace the connection is made.
+TLS: the ssl.SSLContext with which https URLs are opened."""
 import ctypes
 import json
 import os
@@ -36,6 +37,21 @@ DICTIONARY = b"".join(struct.pack(">I", len(w)) + w.encode() for w in _WORDS) + 
 assert zlib.adler32(DICTIONARY) == 0xe3c6a7c2
 
 
+TLS = None
+
+
+def connect(u, netns=None):
+    """A socket to the host of a split URL, with TLS where it says so."""
+    s = tcp(u.hostname, u.port, netns)
+    if u.scheme != "https":
+        return s
+    try:
+        return TLS.wrap_socket(s, server_hostname=u.hostname)
+    except BaseException:
+        s.close()
+        raise
+
+
 def tcp(host, port, netns=None, timeout=60):
     """A connected socket; in the network namespace of process netns."""
     out = []
@@ -61,11 +77,15 @@ def tcp(host, port, netns=None, timeout=60):
 def request(url, headers, method="POST", netns=None, rest=b""):
     """Sends one request head (and rest behind it). Socket, status, headers (lower case, lists), bytes behind."""
     u = urllib.parse.urlsplit(url)
-    s = tcp(u.hostname, u.port, netns)
+    s = connect(u, netns)
     lines = [f"{method} {u.path}{'?' + u.query if u.query else ''} HTTP/1.1", f"Host: {u.netloc}"]
     lines += [f"{k}: {v}" for k, v in headers]
-    s.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + rest)
-    return (s, *read_head(s))
+    try:
+        s.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + rest)
+        return (s, *read_head(s))
+    except BaseException:
+        s.close()
+        raise
 
 
 def read_head(s):
@@ -191,7 +211,8 @@ class Spdy:
 
     def read(self, timeout):
         """Takes what is here within timeout. False: nothing came."""
-        if not select.select([self.sock], [], [], timeout)[0]:
+        waiting = getattr(self.sock, "pending", lambda: 0)()
+        if not waiting and not select.select([self.sock], [], [], timeout)[0]:
             return False
         try:
             got = self.sock.recv(1 << 20)
@@ -298,7 +319,7 @@ def websocket(url, *protocols, netns=None):
     u = urllib.parse.urlsplit(url)
     query = f"?{u.query}" if u.query else ""
     return library.create_connection(f"ws://{u.netloc}{u.path}{query}", subprotocols=list(protocols) or None, timeout=60,
-                                     socket=tcp(u.hostname, u.port, netns))
+                                     socket=connect(u, netns))
 
 
 class SocketResult(Result):

@@ -15,10 +15,11 @@ from cri import pb, unique  # noqa: E402
 
 class Streams(unittest.TestCase):
     maxDiff = None
+    config = None
 
     @classmethod
     def setUpClass(cls):
-        cls.node = nodes.Node()
+        cls.node = nodes.Node(config=cls.config)
         cls.node.start()
         cls.cri = cls.node.cri
         name = unique("pod")

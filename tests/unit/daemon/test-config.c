@@ -75,6 +75,27 @@ static void keys_are_read(void **state)
     config_done(&c);
 }
 
+static void streams_leave_loopback_with_tls_only(void **state)
+{
+    static const char *const good[] = {
+        "stream: {address: 127.0.0.2}\n",
+        "stream: {address: '::1'}\n",
+        "stream: {tls_certificate: '', tls_key: '', tls_client_ca: ''}\n",
+        "stream: {tls_certificate: /a, tls_key: /b}\n",
+        "stream: {address: 192.0.2.1, tls_certificate: /a, tls_key: /b, tls_client_ca: /c}\n",
+        "stream: {address: '2001:db8::1', tls_certificate: /a, tls_key: /b}\n",
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        struct config c;
+
+        print_message("# %s", good[i]);
+        assert_int_equal(parse(&c, good[i], NULL), 0);
+        assert_true(!c.stream_tls_certificate == !strstr(good[i], "/a"));
+        config_done(&c);
+    }
+}
+
 static void mistakes_name_line_and_key(void **state)
 {
     static const struct {
@@ -100,6 +121,17 @@ static void mistakes_name_line_and_key(void **state)
         {"images: {registries: [{plain_http: true}]}\n", "host is missing"},
         {"images: {registries: [{host: a, http: true}]}\n", "images.registries: unknown key"},
         {"images: {registries: [{host: a, plain_http: yes}]}\n", "must be true or false"},
+        {"stream: {address: localhost}\n", "stream.address must be an address, IPv4 or IPv6"},
+        {"stream: {address: 0.0.0.0}\n", "of one interface"},
+        {"stream: {address: '::'}\n", "of one interface"},
+        {"stream: {address: ''}\n", "of one interface"},
+        {"stream: {address: 192.0.2.1}\n", "192.0.2.1 is not of loopback: that needs"},
+        {"stream: {address: '2001:db8::1'}\n", "is not of loopback"},
+        {"stream: {tls_certificate: a.pem}\n", "stream.tls_certificate must be a path"},
+        {"stream: {tls_certificate: /a}\n", "come together"},
+        {"stream: {tls_key: /a}\n", "come together"},
+        {"stream: {tls_client_ca: /a}\n", "nothing without"},
+        {"stream: {program: ''}\n", "stream.program must be a path"},
         {"a: [\n", "x.yaml:2:"},
         {"- a\n", "x.yaml:1: the configuration must be a mapping"},
         {"? [a]\n: b\n", "a key that is no word"},
@@ -183,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(empty_file_means_defaults),
         cmocka_unit_test(keys_are_read),
+        cmocka_unit_test(streams_leave_loopback_with_tls_only),
         cmocka_unit_test(mistakes_name_line_and_key),
         cmocka_unit_test(named_file_must_exist),
         cmocka_unit_test(shipped_file_documents_every_key_with_its_default),
