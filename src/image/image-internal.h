@@ -92,7 +92,7 @@ int image_walk_new(const struct image_store *s, const char *tag, struct image_wa
 void image_walk_free(struct image_walk *w);
 DEFINE_CLEANUP(struct image_walk *, image_walk_free);
 /* It also deletes what nobody names as the store is now. */
-void image_walk_collects(const struct image_store *s, struct image_walk *w);
+void image_walk_collects(struct image_store *s, struct image_walk *w);
 void image_walk_counted(struct image_store *s, const struct image_walk *w);
 /* Soon a walk collects, in the thread. Its number, which image_writes_walked() hears of; 0: there is none,
  * for a pull runs (and asks when it ends), or for want of memory or descriptors. */

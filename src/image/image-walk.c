@@ -36,10 +36,11 @@ void image_walk_free(struct image_walk *w)
     free(w);
 }
 
-void image_walk_collects(const struct image_store *s, struct image_walk *w)
+void image_walk_collects(struct image_store *s, struct image_walk *w)
 {
     w->collects = true;
     w->fresh_orphans = s->fresh_orphans;
+    s->fresh_orphans = false; /* what a pull leaves from now on is the next walk's */
     w->dead = strv_dup(s->dead);
     for (size_t i = 0; i < s->n_entries; i++) {
         const struct image_entry *e = s->entries[i];
@@ -70,22 +71,23 @@ static void forget_dead(struct image_store *s, const struct image_walk *w)
 {
     for (size_t i = 0; w->dead && w->dead[i]; i++)
         image_names_remove(s->dead, w->dead[i]);
-    s->fresh_orphans = false;
 }
 
 static void done(void *userdata, void *payload, int r, const struct error *err)
 {
     struct image_store *s = userdata;
     const struct image_walk *w = payload;
+    bool whole = r == 0 && !atomic_load(&w->stop);
 
     s->walk_job = NULL;
     if (r < 0)
         atomic_store(&s->walk->stop, true); /* it may still be at it */
-    else if (!atomic_load(&w->stop)) {
+    if (whole)
         image_walk_counted(s, w);
-        if (w->collects)
-            forget_dead(s, w);
-    }
+    if (whole && w->collects)
+        forget_dead(s, w);
+    else
+        s->fresh_orphans |= s->walk->fresh_orphans;
     s->walk = NULL;
     if (r == -ECANCELED)
         return; /* nexusd ends */
@@ -112,6 +114,7 @@ static void begin(struct image_store *s)
     static const struct side_job_ops ops = {work, done, payload_free};
     _cleanup_(error_freep) struct error *err = NULL;
     struct image_walk *w = NULL;
+    bool orphans = s->fresh_orphans;
     int r = image_walk_new(s, NULL, &w, &err);
 
     s->walk_again = false;
@@ -121,10 +124,12 @@ static void begin(struct image_store *s)
         r = side_job_start(s->worker, &ops, w, "deleting files of images", IMAGE_JOB_MS, s,
                            &s->walk_job, &err);
     }
-    if (r == 0)
+    if (r == 0) {
         s->walk = w;
-    else
-        log_warning("%s", error_text(err, r));
+        return;
+    }
+    s->fresh_orphans = orphans;
+    log_warning("%s", error_text(err, r));
 }
 
 unsigned image_collect(struct image_store *s)

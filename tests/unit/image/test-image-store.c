@@ -333,6 +333,38 @@ static void nothing_is_collected_while_a_pull_holds_the_lock(void **state)
     assert_false(has_file(f, "meta", A, ".2.erofs"));
 }
 
+/* Layers that a failed pull has left go with the next walk, however new, also when that pull fails while a walk
+ * is under way, and when the walk finds the lock taken. */
+static void what_a_failed_pull_left_goes_with_the_next_walk(void **state)
+{
+    struct fixture *f = *state;
+    int pull = openat(f->dirfd, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    assert_int_not_equal(image_collect(f->s), 0);
+    assert_non_null(f->s->walk);
+    make_file(f, "layers", L1, ".2.data", 8192);
+    f->s->fresh_orphans = true;
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    assert_false(has_file(f, "layers", L1, ".2.data"));
+
+    make_file(f, "layers", L2, ".2.data", 8192);
+    f->s->fresh_orphans = true;
+    assert_int_equal(flock(pull, LOCK_SH), 0);
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    assert_true(has_file(f, "layers", L2, ".2.data"));
+    close_fd(pull);
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    assert_false(has_file(f, "layers", L2, ".2.data"));
+
+    make_file(f, "layers", L3, ".2.data", 8192); /* what another pull may be about to name */
+    assert_int_not_equal(image_collect(f->s), 0);
+    settle(f);
+    assert_true(has_file(f, "layers", L3, ".2.data"));
+}
+
 /* A walk that is told to stop says nothing about what is there, and who waited is told all the same. */
 static void a_walk_that_was_stopped_is_done_again(void **state)
 {
@@ -607,6 +639,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_used_image_survives_a_restart_if_the_use_is_taken_again,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(nothing_is_collected_while_a_pull_holds_the_lock, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(what_a_failed_pull_left_goes_with_the_next_walk, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_walk_that_was_stopped_is_done_again, setup, teardown),
         cmocka_unit_test_setup_teardown(an_image_pulled_while_it_is_removed_stays, setup, teardown),
