@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 B := build
 MESON := /usr/bin/meson
 
-.PHONY: FORCE guest attack all build host agent asan clang check check-fast test updates demo bench conformance lint format fuzz clean deps help
+.PHONY: FORCE guest attack all build host agent asan clang check check-fast test updates demo bench conformance lint format fuzz clean deps deps-go help
 
 all: build
 
@@ -17,7 +17,7 @@ help:
 #: make attack     the kernel module of the attack tests
 #: make bench      benchmarks: a table, and raw samples as JSON in build/bench
 #: make updates    10,000 updates of a mapped volume in one VM leave nothing behind (UPDATES=N)
-#: make conformance  all of critest in the lab, twice (needs Go; CONFORMANCE='--focus REGEX' for a part)
+#: make conformance  all of critest in the lab, twice (CONFORMANCE='--focus REGEX' for a part)
 #: make fuzz TARGET=tlv SECONDS_=60   one libFuzzer run (clang)
 #: make format     clang-format over the tree
 
@@ -84,7 +84,11 @@ check: host asan
 deps:
 	@tools/install-deps
 
-test: deps
+# critest is written in Go
+deps-go:
+	@tests/conformance/build --which >/dev/null 2>&1 || tools/install-deps tests/conformance/packages.txt
+
+test: deps deps-go
 	@$(MAKE) --no-print-directory build asan clang guest attack
 	@tests/run $(TESTS)
 
@@ -103,7 +107,7 @@ bench: deps
 	@$(MAKE) --no-print-directory build guest
 	@tests/bench/run $(BENCH)
 
-conformance: deps
+conformance: deps deps-go
 	@$(MAKE) --no-print-directory build guest
 	@a=0; tests/conformance/run $(CONFORMANCE) || a=1; tests/conformance/run --restart $(CONFORMANCE) || a=1; exit $$a
 

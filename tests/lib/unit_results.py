@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs unittest files and writes what came of each as JSON, so that tests/run can count them wherever
-they ran:  unit_results.py FILE RESULT   |   unit_results.py --many FILE... (results into $LAB_OUT)."""
+they ran:  unit_results.py FILE RESULT   |   unit_results.py --lab FILE (the result into $LAB_OUT)."""
 import importlib.util
 import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import time
 import unittest
 
-FILE_TIMEOUT = 900
+LAB_RESULT = "result.json"
 
 
 def cmocka_counts(text):
     """(passed, failed) cases in the output of cmocka programs."""
     return len(re.findall(r"^\[ +OK +\]", text, re.M)), len(set(re.findall(r"^\[  FAILED  \] (?!\d)(\S+)", text, re.M)))
-
-
-def result_name(path):
-    return re.sub(r"[^A-Za-z0-9]+", "-", str(pathlib.Path(path).resolve())).strip("-") + ".json"
 
 
 class Result(unittest.TextTestResult):
@@ -57,20 +52,10 @@ def run_file(path):
 
 
 def main():
-    if sys.argv[1] == "--many":
-        worst = 0
-        for f in sys.argv[2:]:
-            print(f"== {f}", file=sys.stderr, flush=True)
-            out = os.path.join(os.environ["LAB_OUT"], result_name(f))
-            try:  # its own process: one file's crash or leftovers do not spoil the next
-                code = subprocess.run([sys.executable, __file__, f, out], timeout=FILE_TIMEOUT, check=False).returncode
-            except subprocess.TimeoutExpired:
-                print(f"time is up after {FILE_TIMEOUT} s: {f}", file=sys.stderr, flush=True)
-                code = 1
-            worst = max(worst, code)
-        return worst
-    d = run_file(sys.argv[1])
-    pathlib.Path(sys.argv[2]).write_text(json.dumps(d))
+    lab = sys.argv[1] == "--lab"
+    d = run_file(sys.argv[2 if lab else 1])
+    result = os.path.join(os.environ["LAB_OUT"], LAB_RESULT) if lab else sys.argv[2]
+    pathlib.Path(result).write_text(json.dumps(d))
     return 1 if d["failed"] else 0
 
 
