@@ -11,7 +11,6 @@ message) and `timeout=` in seconds, which is always the call's own limit, never 
 that name; an error raises grpc.RpcError."""
 import fcntl
 import importlib
-import os
 import pathlib
 import subprocess
 import sys

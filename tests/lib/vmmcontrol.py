@@ -12,7 +12,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 
 import cri
 

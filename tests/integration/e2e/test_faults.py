@@ -6,13 +6,11 @@
 image layers, on ext4, tmpfs and overlay. Each costs its reader zeros or an error. The VM, nexusd and the pod beside
 it never notice, and the log names pod and file."""
 import hashlib
-import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
@@ -20,54 +18,28 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 from atomic_writer import AtomicWriter, kubelet_volume  # noqa: E402
 from baddisk import BadDisk  # noqa: E402
 from cri import pb, unique  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Layer, Registry, busybox_image  # noqa: E402
+from ocimage import Layer, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 PAGE = 4096
 BIG = os.urandom(8 << 20)  # larger than what is found by reading alone, src/mapper/region.h
 SLEEP = ["sleep", "100000"]
 
 
-class Faults(unittest.TestCase):
-    maxDiff = None
-
+class Faults(PodCase):
     @classmethod
     def setUpClass(cls):
-        cls.registry = Registry().start()
-        cls.addClassCleanup(cls.registry.stop)
-        cls.image = cls.registry.push("test/busybox", "1", busybox_image())
+        cls.make_surroundings()
         cls.rotten = [cls.registry.push("test/rotten", str(n), busybox_image([Layer("none").file("big", bytes([n]) + BIG)]))
                       for n in range(2)]
-        cls.kubelet = pathlib.Path(tempfile.mkdtemp(prefix="nexus-kubelet-"))
-        cls.addClassCleanup(subprocess.run, ["rm", "-rf", cls.kubelet], check=True)
         cls.disk = BadDisk(256)
         cls.addClassCleanup(cls.disk.close)
-        cls.node = Node(insecure=[cls.registry.address], config=f"mapper:\n  kubelet_root: {cls.kubelet}\n")
-        cls.addClassCleanup(cls.node.close)
-        images = cls.node.state / "images"  # they lie on a disk that goes bad, too
-        images.mkdir()
-        cls.mount(cls.disk.path, images, "--bind")
-        cls.node.start()
-        cls.cri = cls.node.cri
-        for image in (cls.image, *cls.rotten):
-            cls.cri.PullImage(image=pb.ImageSpec(image=image), timeout=300)
-        cls.pods = {}
-        for name in ("victim", "bystander"):
-            (cls.node.logs / name).mkdir()
-            cls.pods[name] = cls.cri.run_pod(name, str(cls.node.logs / name), timeout=240)
-        cls.beside = cls.cri.run(cls.pods["bystander"], "b", cls.image, SLEEP)
+        cls.make_node()
+        cls.mount(cls.disk.path, cls.node.state / "images", "--bind")  # they lie on a disk that goes bad, too
+        cls.start_node(*cls.rotten)
+        cls.pods = {name: cls.new_pod(name) for name in ("victim", "bystander")}
+        cls.beside = cls.node.cri.run(cls.pods["bystander"], "b", cls.image, SLEEP)
         cls.vmms = cls.node.vmm_pids()
-
-    @classmethod
-    def mount(cls, what, where, *options):
-        where.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", *options, what, where], check=True)
-        cls.addClassCleanup(cls.unmount, where)
-
-    @staticmethod
-    def unmount(where):
-        if os.path.ismount(where):  # a test may have done so
-            subprocess.run(["umount", "-l", where], check=True)
 
     def tearDown(self):
         """Whatever happened: nobody but the reader has noticed."""
@@ -105,14 +77,6 @@ class Faults(unittest.TestCase):
         return self.cri.run(self.pods["victim"], unique("c"), image or self.image, SLEEP,
                             mounts=[(getattr(h, "dir", h), p, True) for h, p in mounts])
 
-    def sh(self, ctr, script):
-        return self.cri.exec(ctr, "sh", "-c", script, timeout=120)
-
-    def out(self, ctr, script):
-        code, out, err = self.sh(ctr, script)
-        self.assertEqual((code, err), (0, b""), script)
-        return out.decode()
-
     def digest(self, ctr, path):
         return self.out(ctr, f"sha256sum <{path}").split()[0]
 
@@ -127,15 +91,8 @@ class Faults(unittest.TestCase):
             time.sleep(0.1)
 
     def region(self, prefix):
-        info = json.loads(self.cri.PodSandboxStatus(pod_sandbox_id=self.pods["victim"][0], verbose=True).info["info"])
-        (r,) = [r for r in info["regions"] if r["what"].startswith(prefix)]
+        (r,) = [r for r in self.info(self.pods["victim"])["regions"] if r["what"].startswith(prefix)]
         return r
-
-    def until(self, what, seconds=240):
-        end = time.monotonic() + seconds
-        while not what():
-            self.assertLess(time.monotonic(), end, self.node.log_tail(40))
-            time.sleep(0.1)
 
     # ---- I/O errors
 

@@ -10,54 +10,32 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 import grpc  # noqa: E402
 from cri import pb  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Registry, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 EMPTY_DIR = "pods/uid/volumes/kubernetes.io~empty-dir"
 
 
-def mount(*args):
-    subprocess.run(["mount", *map(str, args)], check=True)
-
-
-class Share(unittest.TestCase):
-    maxDiff = None
-
+class Share(PodCase):
     @classmethod
     def setUpClass(cls):
-        cls.registry = Registry().start()
-        cls.addClassCleanup(cls.registry.stop)
-        cls.image = cls.registry.push("test/busybox", "1", busybox_image())
-        cls.kubelet = pathlib.Path(tempfile.mkdtemp(prefix="nexus-kubelet-"))
-        mount("-t", "tmpfs", "tmpfs", cls.kubelet)
-        mount("--make-rshared", cls.kubelet)
-        cls.addClassCleanup(os.rmdir, cls.kubelet)
-        cls.addClassCleanup(subprocess.run, ["umount", "-R", cls.kubelet], check=True)
-        cls.node = Node(insecure=[cls.registry.address], config=f"mapper:\n  kubelet_root: {cls.kubelet}\n")
-        cls.addClassCleanup(cls.node.close)
-        cls.node.start()
-        cls.cri = cls.node.cri
-        cls.cri.PullImage(image=pb.ImageSpec(image=cls.image), timeout=300)
+        cls.make_surroundings(tmpfs=True)
+        subprocess.run(["mount", "--make-rshared", cls.kubelet], check=True)
+        cls.make_node()
+        cls.start_node()
 
     def setUp(self):
         name = self.id().split(".")[-1]
-        (self.node.logs / name).mkdir()
-        self.pod = self.cri.run_pod(name.replace("_", "-")[:60], str(self.node.logs / name), timeout=240)
+        self.pod = self.new_pod(name.replace("_", "-")[:60])
 
     def tearDown(self):
-        self.cri = self.node.cri
         self.cri.remove_pod(self.pod[0])
-        end = time.monotonic() + 30
-        while self.node.census() and time.monotonic() < end:
-            time.sleep(0.2)
-        self.assertEqual(self.node.census(), "")
+        self.until(lambda: self.node.census() == "", 30, self.node.census)
 
     def config(self, name, *mounts, command=("sleep", "100000")):
         config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name=name), image=pb.ImageSpec(image=self.image),
@@ -72,14 +50,6 @@ class Share(unittest.TestCase):
                                        sandbox_config=self.pod[1], timeout=120).container_id
         self.cri.StartContainer(container_id=ctr)
         return ctr
-
-    def sh(self, ctr, script, timeout=60):
-        return self.cri.exec(ctr, "sh", "-c", script, timeout=timeout)
-
-    def out(self, ctr, script):
-        code, out, err = self.sh(ctr, script)
-        self.assertEqual((code, err), (0, b""), f"{script}\n{self.node.log_tail(30)}")
-        return out.decode()
 
     def fails(self, ctr, script, text):
         code, out, err = self.sh(ctr, script)
@@ -106,7 +76,7 @@ class Share(unittest.TestCase):
         data, other = self.folder("data"), self.folder("other")
         (data / "hello").write_text("from the host\n")
         (data / "sub").mkdir()
-        mount("-t", "tmpfs", "tmpfs", data / "sub")
+        self.mount("tmpfs", data / "sub", "-t", "tmpfs")
         (data / "sub/deep").write_text("deep\n")
         (other / "file").write_text("one file\n")
         os.symlink(data, self.kubelet / "link")
@@ -160,14 +130,14 @@ class Share(unittest.TestCase):
         (source / "other").mkdir()
         ctr = self.create("one", (source, "/private"), (source, "/follows", {"propagation": pb.PROPAGATION_HOST_TO_CONTAINER}))
         self.out(ctr, "ls /private/later /follows/later")
-        mount("-t", "tmpfs", "tmpfs", source / "later")
+        self.mount("tmpfs", source / "later", "-t", "tmpfs")
         (source / "later/file").write_text("mounted\n")
         time.sleep(1.2)
         self.assertEqual(self.out(ctr, "cat /follows/later/file; ls /private/later"), "mounted\n")
 
     def test_memory(self):
         volume = self.folder(f"{EMPTY_DIR}/ram")
-        mount("-t", "tmpfs", "-o", "size=2M,mode=1777", "tmpfs", volume)
+        self.mount("tmpfs", volume, "-t", "tmpfs", "-o", "size=2M,mode=1777")
         one = self.create("one", (volume, "/ram"))
         two = self.create("two", (volume, "/ram"), (volume, "/ram-ro", {"readonly": True}))
         self.assertEqual(self.virtiofsd(), [])
@@ -180,7 +150,7 @@ class Share(unittest.TestCase):
         # a part of it would be other memory
         (volume / "part").mkdir()
         sub = self.folder("pods/uid/volume-subpaths/ram/three/0")
-        mount("--bind", volume / "part", sub)
+        self.mount(volume / "part", sub, "--bind")
         with self.assertRaises(grpc.RpcError) as e:
             self.create("three", (sub, "/part"))
         self.assertIn("a part of an emptyDir in memory", e.exception.details())
@@ -208,7 +178,6 @@ class Share(unittest.TestCase):
         before = sorted(self.virtiofsd())
         self.node.kill9()
         self.node.start()
-        self.__class__.cri = self.cri = self.node.cri
         self.out(ctr, "echo x > /data/x")
         self.assertEqual(sorted(self.virtiofsd()), before)
         two = self.create("two", (data, "/data"))

@@ -14,28 +14,17 @@ import pathlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 from cri import pb, unique  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Registry, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 MIB = 1 << 20
 FOREVER = ["sleep", "1000000"]
 
 
-class Stats(unittest.TestCase):
-    maxDiff = None
-
+class Stats(PodCase):
     @classmethod
     def setUpClass(cls):
-        cls.registry = Registry().start()
-        cls.addClassCleanup(cls.registry.stop)
-        cls.image = cls.registry.push("test/busybox", "1", busybox_image())
-        cls.node = Node(insecure=[cls.registry.address])
-        cls.addClassCleanup(cls.node.close)
-        cls.node.start()
-        cls.cri = cls.node.cri
-        cls.cri.PullImage(image=pb.ImageSpec(image=cls.image), timeout=300)
-        (cls.node.logs / "main").mkdir(exist_ok=True)
-        cls.pod = cls.cri.run_pod("main", str(cls.node.logs / "main"), timeout=240, memory=128 * MIB)
+        cls.start_all()
+        cls.pod = cls.new_pod("main", memory=128 * MIB)
 
     def run_(self, *command, **more):
         ctr = self.cri.run(self.pod, unique("c"), self.image, command or FOREVER, **more)
@@ -43,7 +32,7 @@ class Stats(unittest.TestCase):
         return ctr
 
     def sh(self, ctr, script):
-        code, out, err = self.cri.exec(ctr, "sh", "-c", script, timeout=120)
+        code, out, err = super().sh(ctr, script)
         self.assertEqual(code, 0, (script, err))
         return out.decode()
 

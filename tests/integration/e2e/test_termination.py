@@ -8,45 +8,23 @@ import os
 import pathlib
 import signal
 import sys
-import tempfile
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 import grpc  # noqa: E402
 from cri import pb, unique  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Registry, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 LOG = "/dev/termination-log"
 PATH_ANNOTATION = "io.kubernetes.container.terminationMessagePath"
 PRIVILEGED = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(privileged=True))
 
 
-class Termination(unittest.TestCase):
-    maxDiff = None
-
+class Termination(PodCase):
     @classmethod
     def setUpClass(cls):
-        cls.registry = Registry().start()
-        cls.addClassCleanup(cls.registry.stop)
-        cls.image = cls.registry.push("test/busybox", "1", busybox_image())
-        cls.kubelet = pathlib.Path(tempfile.mkdtemp(prefix="nexus-kubelet-"))
-        cls.addClassCleanup(os.system, f"rm -rf {cls.kubelet}")
-        cls.node = Node(insecure=[cls.registry.address])
-        cls.addClassCleanup(cls.node.close)
-        cls.node.start()
-        cls.node.cri.PullImage(image=pb.ImageSpec(image=cls.image), timeout=300)
-        cls.pod = cls.run_pod("main")
-
-    @property
-    def cri(self):
-        return self.node.cri
-
-    @classmethod
-    def run_pod(cls, name, **more):
-        (cls.node.logs / name).mkdir(exist_ok=True)
-        return cls.node.cri.run_pod(name, str(cls.node.logs / name), timeout=240, **more)
+        cls.start_all()
+        cls.pod = cls.new_pod("main")
 
     def host_file(self, content=b""):
         """As kubelet makes it for each container: containers/<name>/<8 hex>, 0666, empty."""
@@ -63,12 +41,6 @@ class Termination(unittest.TestCase):
         cid = self.cri.run(pod or self.pod, unique("c"), self.image, ["sh", "-c", script],
                            mounts=[(host, path, False)], **more)
         return cid, host
-
-    def until(self, what, seconds=240):
-        end = time.monotonic() + seconds
-        while not what():
-            self.assertLess(time.monotonic(), end, self.node.log_tail(40))
-            time.sleep(0.02)
 
     def kill(self, cid):
         self.cri.StopContainer(pb.StopContainerRequest(container_id=cid, timeout=0), timeout=60)
@@ -159,7 +131,7 @@ class Termination(unittest.TestCase):
 
     def vm_dies(self, name, how, **more):
         """The content after the VM's death."""
-        pod = self.run_pod(name, **more)
+        pod = self.new_pod(name, **more)
         cid, host = self.start(f"echo last words of {name} > {LOG}; sleep 1000", pod,
                                linux=PRIVILEGED if more else pb.LinuxContainerConfig())
         how(pod, cid, host)

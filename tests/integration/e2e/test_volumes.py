@@ -5,22 +5,19 @@
 """Mapped volumes through the whole chain: kubelet's files on the host, CRI, a real microVM, a shell in the
 container that sees them as it would on the host, sees them change, and cannot change them."""
 import hashlib
-import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 import grpc  # noqa: E402
 from atomic_writer import AtomicWriter, kubelet_volume  # noqa: E402
 from cri import pb  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Layer, Registry, busybox_image  # noqa: E402
+from ocimage import Layer, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 
 def own(path):
@@ -37,28 +34,14 @@ READER = """exec 3< /creds/pass; while [ ! -e /tmp/go ]; do sleep 0.2; done; cat
 exec sleep 100000"""
 
 
-class Volumes(unittest.TestCase):
-    maxDiff = None
-
+class Volumes(PodCase):
     @classmethod
     def setUpClass(cls):
-        cls.registry = Registry().start()
-        cls.addClassCleanup(cls.registry.stop)
-        cls.image = cls.registry.push("test/busybox", "1", busybox_image())
-        cls.kubelet = pathlib.Path(tempfile.mkdtemp(prefix="nexus-kubelet-"))
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", cls.kubelet], check=True)
-        cls.addClassCleanup(os.rmdir, cls.kubelet)
-        cls.addClassCleanup(subprocess.run, ["umount", "-R", cls.kubelet], check=True)
-        cls.node = Node(insecure=[cls.registry.address], config=f"mapper:\n  kubelet_root: {cls.kubelet}\n")
-        cls.addClassCleanup(cls.node.close)
-        cls.node.start()
-        cls.cri = cls.node.cri
-        cls.cri.PullImage(image=pb.ImageSpec(image=cls.image), timeout=300)
+        cls.start_all(tmpfs=True)
         cls.secret = cls.volume("secret", "creds", {"user": (b"root", 0o644), "pass": (b"first", 0o400)})
         cls.token = cls.volume("projected", "token", {"token": (b"jwt" * 3000, 0o640), "ns/name": (b"default", 0o644)}, own)
         cls.config = cls.volume("configmap", "conf", {"app.conf": (b"a=1\n" * 5000, 0o644), "empty": (b"", 0o600)})
-        (cls.node.logs / "main").mkdir()
-        cls.pod = cls.cri.run_pod("main", str(cls.node.logs / "main"), timeout=240)
+        cls.pod = cls.new_pod("main")
 
     @classmethod
     def volume(cls, plugin, name, payload, chown=None):
@@ -86,23 +69,11 @@ class Volumes(unittest.TestCase):
         self.cri.StartContainer(container_id=ctr)
         return ctr
 
-    def sh(self, ctr, script):
-        return self.cri.exec(ctr, "sh", "-c", script, timeout=60)
-
-    def out(self, ctr, script):
-        code, out, err = self.sh(ctr, script)
-        self.assertEqual((code, err), (0, b""), script)
-        return out.decode()
-
     def regions(self):
-        info = json.loads(self.cri.PodSandboxStatus(pod_sandbox_id=self.pod[0], verbose=True).info["info"])
-        return {r["key"]: r for r in info["regions"] if r["key"].startswith("vol-")}
+        return {r["key"]: r for r in self.info(self.pod)["regions"] if r["key"].startswith("vol-")}
 
-    def until(self, what, seconds=240):
-        end = time.monotonic() + seconds
-        while not what():
-            self.assertLess(time.monotonic(), end, f"{self.regions()}\n{self.node.log_tail(40)}")
-            time.sleep(0.1)
+    def until(self, what):
+        super().until(what, tell=self.regions)
 
     @staticmethod
     def host_view(path):
@@ -215,8 +186,7 @@ class Volumes(unittest.TestCase):
         self.cri.RemoveImage(image=pb.ImageSpec(image=ref))
         self.assertEqual(self.out(ctr, "cat /all/model/weights; /part/../all/bin/id -u"), "3.14\n0\n")
         self.cri.RemoveContainer(container_id=ctr)
-        info = json.loads(self.cri.PodSandboxStatus(pod_sandbox_id=self.pod[0], verbose=True).info["info"])
-        self.assertNotIn(image, [r["key"] for r in info["regions"]])
+        self.assertNotIn(image, [r["key"] for r in self.info(self.pod)["regions"]])
 
     def test_7_everything_goes(self):
         self.cri.RemoveContainer(container_id=self.one)
