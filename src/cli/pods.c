@@ -40,14 +40,24 @@ static void print_table(const Runtime__V1__ListPodSandboxResponse *list)
 
 /* ---- memory */
 
-/* The pid that the pod's verbose status names; 0: no VM runs, or the server is another one. */
-static int find_process(struct cli *cli, char *id, pid_t *ret, struct error **err)
+#define MEMORY_CELLS 6
+
+static pid_t pid_of(const json_t *info, const char *key)
+{
+    json_int_t pid = json_integer_value(json_object_get(info, key));
+
+    return pid > 1 && pid <= INT32_MAX ? (pid_t)pid : 0;
+}
+
+/* What the pod's verbose status names: nexus-vmm, virtiofsd. 0: none runs, or the server is another one. */
+static int find_processes(struct cli *cli, char *id, pid_t *ret, pid_t *ret_virtiofsd,
+                          struct error **err)
 {
     Runtime__V1__PodSandboxStatusRequest rq = RUNTIME__V1__POD_SANDBOX_STATUS_REQUEST__INIT;
     ANSWER(Runtime__V1__PodSandboxStatusResponse, answer);
     int r;
 
-    *ret = 0;
+    *ret = *ret_virtiofsd = 0;
     rq.pod_sandbox_id = id;
     rq.verbose = true;
     r = cli_call(cli, "RuntimeService/PodSandboxStatus", &rq.base,
@@ -57,10 +67,11 @@ static int find_process(struct cli *cli, char *id, pid_t *ret, struct error **er
         return 0;
     for (size_t i = 0; r == 0 && i < answer->n_info; i++) {
         json_t *info = json_loads(answer->info[i]->value, 0, NULL);
-        json_int_t pid = json_integer_value(json_object_get(info, "pid"));
 
-        if (strcmp(answer->info[i]->key, "info") == 0 && pid > 1 && pid <= INT32_MAX)
-            *ret = (pid_t)pid;
+        if (strcmp(answer->info[i]->key, "info") == 0) {
+            *ret = pid_of(info, "pid");
+            *ret_virtiofsd = pid_of(info, "virtiofsdPid");
+        }
         json_decref(info);
     }
     return r;
@@ -70,8 +81,8 @@ static int find_process(struct cli *cli, char *id, pid_t *ret, struct error **er
 static int memory_of(struct cli *cli, char *id, struct pod_memory *ret, bool *ret_there,
                      struct error **err)
 {
-    pid_t pid;
-    int r = find_process(cli, id, &pid, err);
+    pid_t pid, virtiofsd;
+    int r = find_processes(cli, id, &pid, &virtiofsd, err);
 
     *ret_there = false;
     if (r < 0 || pid == 0)
@@ -81,14 +92,17 @@ static int memory_of(struct cli *cli, char *id, struct pod_memory *ret, bool *re
         error_free(TAKE(*err));
         return 0;
     }
+    if (r == 0 && virtiofsd > 0)
+        r = pod_memory_add_virtiofsd(virtiofsd, ret, err);
     *ret_there = r == 0;
     return r;
 }
 
 static json_t *memory_to_json(const struct pod_memory *m)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "guestRssBytes", (json_int_t)m->guest_rss,
-                     "vmmPrivateBytes", (json_int_t)m->vmm_private, "regionMappedBytes",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guestRssBytes",
+                     (json_int_t)m->guest_rss, "vmmPrivateBytes", (json_int_t)m->vmm_private,
+                     "virtiofsdBytes", (json_int_t)m->virtiofsd, "regionMappedBytes",
                      (json_int_t)m->region_mapped, "regionResidentBytes",
                      (json_int_t)m->region_resident, "regionShareBytes",
                      (json_int_t)m->region_share, "totalBytes", (json_int_t)pod_memory_total(m));
@@ -96,8 +110,8 @@ static json_t *memory_to_json(const struct pod_memory *m)
 
 static void add_memory(struct table *t, const struct pod_memory *m)
 {
-    const uint64_t cells[] = {m->guest_rss, m->vmm_private, m->region_mapped, m->region_share,
-                              pod_memory_total(m)};
+    const uint64_t cells[MEMORY_CELLS] = {m->guest_rss,     m->vmm_private,  m->virtiofsd,
+                                          m->region_mapped, m->region_share, pod_memory_total(m)};
     char text[HUMAN_SIZE];
 
     for (size_t i = 0; i < ARRAY_SIZE(cells); i++)
@@ -106,14 +120,14 @@ static void add_memory(struct table *t, const struct pod_memory *m)
 
 static void add_no_memory(struct table *t)
 {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < MEMORY_CELLS; i++)
         table_add(t, "-");
 }
 
 static int show_memory(struct cli *cli, const Runtime__V1__ListPodSandboxResponse *list)
 {
-    static const char *const headings[] = {"POD",     "NAME",  "GUEST RSS", "VMM PRIVATE",
-                                           "REGIONS", "SHARE", "TOTAL",     NULL};
+    static const char *const headings[] = {
+        "POD", "NAME", "GUEST RSS", "VMM PRIVATE", "VIRTIOFSD", "REGIONS", "SHARE", "TOTAL", NULL};
     _cleanup_(table_freep) struct table *t = table_new(headings);
     json_t *doc = json_from_message(&list->base), *items = json_object_get(doc, "items");
     struct pod_memory sum = {0};
@@ -195,10 +209,12 @@ const struct command command_pods = {
     .synopsis = "",
     .summary = "List pods.",
     .description =
-        "With --memory: the guest's RAM as far as it is used, what nexus-vmm has for itself, the\n"
+        "With --memory: the guest's RAM as far as it is used, what nexus-vmm has for itself, what "
+        "the\n"
+        "virtiofsd of a pod with host directories has for itself, the\n"
         "images and volumes mapped into the guest, and the pod's share of those in the page\n"
         "cache, where each page is divided by the number of pods that have it. The total is\n"
-        "RAM, nexus-vmm and share.",
+        "RAM, nexus-vmm, virtiofsd and share.",
     .options = options,
     .lists = true,
     .run = run_pods,

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "cri/convert.h"
 #include "cri/list.h"
+#include "pod/share.h"
 #include "pod/volume-info.h"
 
 static void reply_run(struct rpc *rpc, const char *id)
@@ -95,6 +96,8 @@ static char *verbose_info(struct arena *a, const struct sandbox *s)
 
     if (doc && s->process.pidfd >= 0)
         (void)json_object_set_new(doc, "pid", json_integer(s->process.pid));
+    if (doc && share_pid(s) > 0)
+        (void)json_object_set_new(doc, "virtiofsdPid", json_integer(share_pid(s)));
     if (doc)
         (void)json_object_set_new(doc, "regions", sandbox_regions_info(s));
     if (doc)

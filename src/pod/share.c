@@ -460,6 +460,11 @@ void cancel_share(struct plan_run *run, void *object)
 
 /* ---- the end */
 
+pid_t share_pid(const struct sandbox *s)
+{
+    return s->share && s->share->process.pidfd >= 0 ? s->share->process.pid : 0;
+}
+
 void share_end(struct sandbox *s)
 {
     struct vmm_process process = VMM_PROCESS_NONE;

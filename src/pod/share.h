@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 
@@ -55,6 +56,9 @@ int drop_share(struct plan_run *run, void *object, struct error **err);
 void cancel_share(struct plan_run *run, void *object);
 /* A container that was not created after all: what may be bound for it goes, by and by. */
 void share_forget(struct container *c);
+
+/* Its virtiofsd; 0: none runs. */
+pid_t share_pid(const struct sandbox *s);
 
 /* The VM has ended: process, directory, pid file. */
 void share_end(struct sandbox *s);

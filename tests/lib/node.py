@@ -234,6 +234,11 @@ images:
             cgroups = {str(p) for p in base.rglob("vmm-*") if p.is_dir()}
         return {"link": names, "iptables rule": pods, "cgroup": cgroups}
 
+    def nexus(self, *args):
+        """What the person's command prints."""
+        return subprocess.run([self.build / "src/cli/nexus", *args, "--address", self.address], capture_output=True, text=True,
+                              check=True, timeout=60).stdout
+
     def census(self):
         """What this node still holds though it should hold no pod: "" or one line a thing."""
         left = [f"process {p}: {pathlib.Path(f'/proc/{p}/cmdline').read_bytes().replace(bytes(1), b' ').decode()[:80]}"

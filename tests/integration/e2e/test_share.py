@@ -5,6 +5,7 @@
 """Host directories and files in a real microVM, over virtio-fs: both sides write and read, what is read-only is so,
 host mounts follow or do not, memory volumes are the guest's own with their size; and what a virtiofsd or a nexusd that
 is killed costs."""
+import json
 import os
 import pathlib
 import signal
@@ -88,6 +89,9 @@ class Share(PodCase):
                           (self.kubelet / "link", "/link"), (missing, "/missing"), (other / "file", "/etc/file"),
                           (empty, "/cache"))
         self.assertTrue(self.virtiofsd())
+        memory = json.loads(self.node.nexus("pods", "--memory", "--output", "json"))["items"][0]["memory"]
+        self.assertGreater(memory["virtiofsdBytes"], 100000)
+        self.assertLess(memory["virtiofsdBytes"], memory["guestRssBytes"])
         self.assertEqual(self.out(ctr, "cat /rw/hello /ro/hello /rro/hello /link/hello /rw/sub/deep"), "from the host\n" * 4 + "deep\n")
         # both ways
         self.out(ctr, "echo from the guest > /rw/answer; mkdir /rw/d; ln -s answer /rw/d/l; chmod 640 /rw/answer; "

@@ -7,13 +7,12 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
 from cri import pb, unique  # noqa: E402
-from node import BUILD, Node  # noqa: E402
+from node import Node  # noqa: E402
 from ocimage import Layer, Registry, busybox_image  # noqa: E402
 
 SLEEP = ["sleep", "100000"]
@@ -101,9 +100,7 @@ class Sharing(unittest.TestCase):
     # ---- nexus pods --memory
 
     def nexus(self, *args):
-        r = subprocess.run([BUILD / "src/cli/nexus", *args, "--address", self.node.address], capture_output=True, text=True,
-                           check=True, timeout=60)
-        return r.stdout
+        return self.node.nexus(*args)
 
     def assert_near(self, ours, kernels, what):
         self.assertLessEqual(abs(ours - kernels), kernels * 0.05, f"{what}: {ours} against the kernel's {kernels}")
@@ -148,7 +145,8 @@ class Sharing(unittest.TestCase):
 
     def test_4_memory_as_a_table(self):
         lines = self.nexus("pods", "--memory").splitlines()
-        self.assertEqual(lines[0].split(), ["POD", "NAME", "GUEST", "RSS", "VMM", "PRIVATE", "REGIONS", "SHARE", "TOTAL"])
+        self.assertEqual(lines[0].split(), ["POD", "NAME", "GUEST", "RSS", "VMM", "PRIVATE", "VIRTIOFSD", "REGIONS", "SHARE",
+                                            "TOTAL"])
         self.assertEqual(len(lines), 1 + len(self.pods) + 1)
         for pod, _ in self.pods:
             (row,) = [l for l in lines if l.startswith(pod[0][:12])]
@@ -161,7 +159,7 @@ class Sharing(unittest.TestCase):
         doc = json.loads(self.nexus("pods", "--memory", "--output", "json"))
         self.assertEqual([i["memory"] is None for i in doc["items"] if i["id"] == pod[0]], [True])
         (row,) = [l for l in self.nexus("pods", "--memory").splitlines() if l.startswith(pod[0][:12])]
-        self.assertEqual(row.split()[2:], ["-"] * 5)
+        self.assertEqual(row.split()[2:], ["-"] * 6)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli: a pod's memory out of smaps: what is RAM, what is a region, what is the monitor's. */
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cli/pod-memory.h"
 #include "lib/test.h"
@@ -83,12 +85,53 @@ static void own_process_is_read_and_another_is_not(void **state)
     assert_int_equal(pod_memory_read(INT32_MAX, "x", &m, NULL), -ESRCH);
 }
 
+/* A program of that name, with a child of the same: both count. Another program does not. */
+static void virtiofsd_counts_with_its_children(void **state)
+{
+    struct pod_memory one = {0}, both = {0};
+    int ready[2], end[2];
+    char word;
+    pid_t pid;
+
+    assert_int_equal(pipe(ready), 0);
+    assert_int_equal(pipe(end), 0);
+    pid = fork();
+    if (pid == 0) {
+        (void)dup2(end[0], STDIN_FILENO);
+        (void)dup2(ready[1], STDOUT_FILENO);
+        for (int i = 0; i < 2; i++) {
+            (void)close(ready[i]);
+            (void)close(end[i]);
+        }
+        (void)execl("/bin/bash", "virtiofsd", "-c",
+                    "(echo; read) <&0 & exec 3<&0; echo; read <&3; wait", NULL);
+        _exit(1);
+    }
+    (void)close(ready[1]);
+    (void)close(end[0]);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(read(ready[0], &word, 1), 1);
+    assert_int_equal(pod_memory_add_virtiofsd(pid, &both, NULL), 0);
+    assert_int_equal(pod_memory_read(pid, "virtiofsd", &one, NULL), 0);
+    assert_true(one.vmm_private > 0);
+    assert_true(both.virtiofsd > one.vmm_private);
+    assert_int_equal(pod_memory_total(&both), both.virtiofsd);
+    (void)close(end[1]);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    both = (struct pod_memory){0};
+    assert_int_equal(pod_memory_add_virtiofsd(pid, &both, NULL), 0);
+    assert_int_equal(pod_memory_add_virtiofsd(getpid(), &both, NULL), 0);
+    assert_int_equal(both.virtiofsd, 0);
+    (void)close(ready[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_mapping_counts_where_it_belongs),
         cmocka_unit_test(odd_lines_count_for_nothing),
         cmocka_unit_test(own_process_is_read_and_another_is_not),
+        cmocka_unit_test(virtiofsd_counts_with_its_children),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
