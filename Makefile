@@ -23,8 +23,8 @@ help:
 
 build: host agent
 
-# the guest: stock kernel and initramfs
-guest: $(B)/guest/vmlinux $(B)/guest/initramfs.cpio
+# the guest: stock kernel, initramfs, and the kernel modules that few guests need
+guest: $(B)/guest/vmlinux $(B)/guest/initramfs.cpio $(B)/guest/modules.erofs
 $(B)/kernels/cloud/release:
 	@lab/fetch-kernels
 $(B)/guest/vmlinux: $(B)/kernels/cloud/release | host
@@ -33,6 +33,8 @@ AGENT := $(B)/agent/src/agent/nexus-agent
 $(B)/guest/initramfs.cpio: $(B)/kernels/cloud/release guest/modules guest/initramfs.py agent FORCE
 	@[ -e $@ ] && [ $@ -nt $(AGENT) ] && [ $@ -nt guest/modules ] && [ $@ -nt guest/initramfs.py ] && [ $@ -nt $< ] || \
 	  guest/initramfs.py --kernel-dir $(B)/kernels/cloud --init $(AGENT) --modules guest/modules --out $@
+$(B)/guest/modules.erofs: $(B)/kernels/cloud/release guest/modules-later guest/modules-image.py guest/initramfs.py
+	@guest/modules-image.py --kernel-dir $(B)/kernels/cloud --lists guest/modules-later --out $@
 # a kernel module that the attack tests load into a stock guest kernel
 ATTACK := tests/integration/attack
 attack: $(B)/guest/attack-module.ko

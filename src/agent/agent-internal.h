@@ -42,6 +42,7 @@ struct agent {
     struct region_device devices[REGION_DEVICES];
     struct list releases;             /* struct release: regions on their way out */
     bool share_ready;                 /* the pod's share is mounted */
+    char **module_lists;              /* owned; those of a region that were loaded */
     struct list volumes;              /* struct volume */
     struct list layers;               /* struct layer: what live volumes are seen through */
     struct loop_source *show_volumes; /* those that no start was in a hurry for */

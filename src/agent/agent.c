@@ -104,6 +104,7 @@ void agent_free(struct agent *a)
     containers_free(a);
     volumes_free(a);
     regions_free(a);
+    strv_free(a->module_lists);
     cgroups_free(a);
     processes_free(a);
     shutdown_free(a->shutdown);

@@ -5,6 +5,7 @@
 
 #include "agent/container-files.h"
 #include "agent/control.h"
+#include "agent/module.h"
 #include "agent/region-wait.h"
 #include "agent/rootfs.h"
 #include "base/limit.h"
@@ -109,6 +110,7 @@ static void want_regions(void *userdata)
     struct creation *c = userdata;
 
     region_want(c->agent, rootfs_place(c->spec));
+    modules_want(c->agent, c->spec);
     volumes_want(c->agent, c->spec);
 }
 
@@ -119,8 +121,10 @@ static bool try_regions(void *userdata)
     _cleanup_(error_freep) struct error *err = NULL;
     struct volume_hold *volumes = NULL;
     struct region *region = NULL;
-    int r = region_get(c->agent, rootfs_place(c->spec), &region, &err);
+    int r = modules_get(c->agent, c->spec, &err);
 
+    if (r == 0)
+        r = region_get(c->agent, rootfs_place(c->spec), &region, &err);
     if (r == 0) {
         r = volumes_get(c->agent, c->spec, &volumes, &err);
         if (r < 0)

@@ -8,14 +8,13 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
+#include "agent/module.h"
 #include "base/file.h"
 #include "base/log.h"
 
 #define NEW_ROOT "/root-of-agent"
 #define MODULES_LIST "/modules.list"
-#define MODULES_LIST_MAX (64U << 10)
 #define CMDLINE_MAX 4096U
 #define OPEN_FILES 16384
 
@@ -68,38 +67,18 @@ static int mount_all(struct error **err)
     return 0;
 }
 
-static void load_module(int dir, const char *file, const char *params)
-{
-    _cleanup_(closep) int fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        log_error_errno(-errno, "kernel module %s is missing", file);
-    else if (syscall(SYS_finit_module, fd, params, 0) < 0 && errno != EEXIST)
-        log_error_errno(-errno, "kernel module %s was refused", file);
-}
-
 static void load_modules(void)
 {
     _cleanup_(closep) int dir = open("/modules", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    _cleanup_(freep) char *text = NULL, *cmdline = NULL;
-    char *save = NULL;
-    int r = file_read_all(AT_FDCWD, MODULES_LIST, MODULES_LIST_MAX, &text, NULL);
+    _cleanup_(freep) char *cmdline = NULL;
+    int r;
 
-    if (r == -ENOENT)
+    if (access(MODULES_LIST, F_OK) < 0)
         return; /* a kernel with all built in */
-    if (r < 0) {
-        log_error_errno(r, MODULES_LIST);
-        return;
-    }
     r = file_read_all(AT_FDCWD, NEW_ROOT "/proc/cmdline", CMDLINE_MAX, &cmdline, NULL);
     if (r < 0)
         log_error_errno(r, "kernel command line");
-    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        const char *file, *params;
-        if (early_parse_module(line, &file, &params) &&
-            early_module_is_wanted(params, cmdline ? cmdline : ""))
-            load_module(dir, file, *params == '?' ? "" : params);
-    }
+    modules_load(dir, MODULES_LIST, cmdline ? cmdline : "");
 }
 
 /* What the initramfs holds is memory of the guest: nothing of it is needed any more. */

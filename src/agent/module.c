@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/module.h"
+
 #include <string.h>
 
-#include "agent/early.h"
-
-bool early_parse_module(char *line, const char **ret_file, const char **ret_params)
+bool module_parse(char *line, const char **ret_file, const char **ret_params)
 {
     char *p = line + strspn(line, " \t");
     size_t len;
@@ -21,7 +21,7 @@ bool early_parse_module(char *line, const char **ret_file, const char **ret_para
     return true;
 }
 
-bool early_module_is_wanted(const char *params, const char *cmdline)
+bool module_is_wanted(const char *params, const char *cmdline)
 {
     size_t len;
 

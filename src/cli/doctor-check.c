@@ -212,6 +212,7 @@ static void check_guest(const struct doctor *d, struct finding *f)
     good(f, "%s, %s", d->config->vm_kernel, d->config->vm_initramfs);
     check_file(f, "guest kernel", d->config->vm_kernel, R_OK, advice);
     check_file(f, "initramfs", d->config->vm_initramfs, R_OK, advice);
+    check_file(f, "kernel modules", d->config->vm_modules, R_OK, advice);
     if (f->result != FINDING_OK)
         return;
     fd = open(d->config->vm_kernel, O_RDONLY | O_CLOEXEC);

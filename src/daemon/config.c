@@ -48,6 +48,7 @@ static const struct key {
     KEY("vm.program", PATH, vm_program, "/usr/libexec/nexus/nexus-vmm"),
     KEY("vm.kernel", PATH, vm_kernel, "/usr/libexec/nexus/vmlinux"),
     KEY("vm.initramfs", PATH, vm_initramfs, "/usr/libexec/nexus/initramfs.cpio"),
+    KEY("vm.modules", PATH, vm_modules, "/usr/libexec/nexus/modules.erofs"),
     KEY("vm.kvm", PATH, vm_kvm, "/dev/kvm"),
     KEY("vm.arguments", LIST, vm_arguments, ""),
     KEY("vm.memory", SIZE, vm_memory, "256M"),

@@ -16,7 +16,7 @@
 struct config { /* strings and vectors are owned */
     char *listen, *state_dir, *run_dir, *boot_id_file;
     char *log_level, *log_target;
-    char *vm_program, *vm_kernel, *vm_initramfs, *vm_kvm;
+    char *vm_program, *vm_kernel, *vm_initramfs, *vm_modules, *vm_kvm;
     char **vm_arguments;
     uint64_t vm_memory, vm_memory_max, vm_memory_overhead, vm_host_overhead; /* bytes */
     uint64_t vm_cpus, vm_cpus_max;

@@ -161,6 +161,7 @@ static int open_node(struct nexusd *d, struct error **err)
         .vmm_path = c->vm_program,
         .kernel_path = c->vm_kernel,
         .initramfs_path = c->vm_initramfs,
+        .modules_path = c->vm_modules,
         .kvm_path = c->vm_kvm,
         .vmm_args = c->vm_arguments,
         .log_level = c->log_level,

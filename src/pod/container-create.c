@@ -21,6 +21,7 @@ enum create_step {
     CREATE_FILES,
     CREATE_BUNDLE,
     CREATE_SHARE,
+    CREATE_MODULES,
     CREATE_GUEST,
     CREATE_COMMIT
 };
@@ -200,9 +201,12 @@ static const struct plan_step create_steps[] = {
     /* what is bound is found by its name, when the container is forgotten */
     [CREATE_SHARE] = {"share", PLAN_NEEDS(CREATE_VOLUMES), PLAN_VOLATILE, 0, create_share, NULL,
                       cancel_share},
+    /* the region stays until the VM ends */
+    [CREATE_MODULES] = {"modules", PLAN_NEEDS(CREATE_VOLUMES), PLAN_VOLATILE, 0, create_modules,
+                        NULL, cancel_modules},
     [CREATE_GUEST] = {"guest",
                       PLAN_NEEDS(CREATE_BUNDLE) | PLAN_NEEDS(CREATE_FILES) |
-                          PLAN_NEEDS(CREATE_SHARE),
+                          PLAN_NEEDS(CREATE_SHARE) | PLAN_NEEDS(CREATE_MODULES),
                       0, 0, create_guest, undo_guest, cancel_guest},
     [CREATE_COMMIT] = {"commit", PLAN_NEEDS(CREATE_GUEST), PLAN_VOLATILE, 0, create_commit,
                        undo_commit, cancel_save},

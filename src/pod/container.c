@@ -69,6 +69,8 @@ void container_free(struct container *c)
     side_job_cancel(c->region_job.job);
     side_job_cancel(c->files_job.job);
     side_job_cancel(c->share_job.job);
+    side_job_cancel(c->modules_job.job);
+    vmm_call_cancel(c->modules_call);
     container_shares_free(c);
     container_files_free(c->files);
     sd_event_source_disable_unref(c->region_retry);

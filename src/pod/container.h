@@ -68,7 +68,9 @@ struct container {
     struct container_share
         *shares;      /* owned; one for each of its mounts, once they are told apart */
     bool share_waits; /* for its pod's virtiofsd */
-    struct step_job region_job, files_job, share_job;
+    struct step_job region_job, files_job, share_job, modules_job;
+    struct vmm_call *modules_call; /* owned */
+    bool has_modules; /* the kernel modules it wants are in the VM, see container-modules.c */
     sd_event_source *region_retry; /* nexus-vmm is to be asked again */
     uint64_t region_until_ns;      /* not later */
     size_t region_at;              /* which of its images the step "region" is at; 0: its own */

@@ -565,6 +565,26 @@ static int devices(struct arena *a, const struct container *c, Nexus__ContainerS
     return out->devices ? 0 : -ENOMEM;
 }
 
+static int modules(struct arena *a, const struct container *c, Nexus__ContainerSpec *out)
+{
+    const char *lists[MODULE_LISTS_MAX];
+    size_t n = c->has_modules ? container_module_lists(c, lists) : 0;
+
+    out->modules = arena_alloc(a, (n + 1) * sizeof(Nexus__ModuleList *));
+    for (size_t i = 0; out->modules && i < n; i++) {
+        Nexus__ModuleList *m = NEW(a, Nexus__ModuleList, nexus__module_list__init);
+
+        if (!m)
+            return -ENOMEM;
+        m->list = arena_strdup(a, lists[i]);
+        m->region = arena_strdup(a, MODULES_REGION);
+        if (!m->list || !m->region)
+            return -ENOMEM;
+        out->modules[out->n_modules++] = m;
+    }
+    return out->modules ? 0 : -ENOMEM;
+}
+
 Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct container *c,
                                            const struct container_files *f, struct error **err)
 {
@@ -595,8 +615,8 @@ Nexus__ContainerSpec *guest_container_spec(struct arena *a, const struct contain
         copy_vector(a, s->privileged ? NULL : s->readonly_paths, &out->n_readonly_paths);
     out->seccomp.data = f->seccomp;
     out->seccomp.len = f->seccomp_len;
-    if (devices(a, c, out) < 0 || !out->pids_of || !out->id || !out->name || !out->resources ||
-        !out->masked_paths || !out->readonly_paths) {
+    if (devices(a, c, out) < 0 || modules(a, c, out) < 0 || !out->pids_of || !out->id ||
+        !out->name || !out->resources || !out->masked_paths || !out->readonly_paths) {
         (void)no_memory(err);
         return NULL;
     }

@@ -198,6 +198,14 @@ int create_region(struct plan_run *run, void *object, struct error **err);
 int drop_regions(struct plan_run *run, void *object, struct error **err);
 void cancel_region(struct plan_run *run, void *object);
 
+/* container-modules.c: kernel modules that few containers need. */
+#define MODULES_REGION "modules"
+#define MODULE_LISTS_MAX 2
+/* What they are called in that region; 0: it needs none. */
+size_t container_module_lists(const struct container *c, const char *ret[MODULE_LISTS_MAX]);
+int create_modules(struct plan_run *run, void *object, struct error **err);
+void cancel_modules(struct plan_run *run, void *object);
+
 /* recovery.c */
 void recovery_adopted(struct sandbox *s);
 

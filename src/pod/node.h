@@ -34,7 +34,8 @@ struct node_config {                 /* all borrowed, outlive the node */
     const char *boot_id_path;        /* "/proc/sys/kernel/random/boot_id" */
 
     const char *vmm_path, *kernel_path, *initramfs_path, *kvm_path;
-    char *const *vmm_args; /* more options of nexus-vmm; may be NULL */
+    const char *modules_path; /* EROFS of kernel modules, see guest/README.md */
+    char *const *vmm_args;    /* more options of nexus-vmm; may be NULL */
     const char *log_level;
     uint64_t memory_bytes;          /* of a VM whose pod has no limit */
     uint64_t memory_max_bytes;      /* no VM gets more */

@@ -421,7 +421,7 @@ int share_pidfd(const struct sandbox *s)
 
 /* ---- the step "share" of the plan of CreateContainer */
 
-static bool wants_share(const struct container *c)
+bool container_wants_share(const struct container *c)
 {
     for (size_t i = 0; c->shares && i < c->spec.mounts.count; i++)
         if (c->shares[i].kind == SHARE_HOST)
@@ -435,7 +435,7 @@ int create_share(struct plan_run *run, void *object, struct error **err)
     struct sandbox *s = c->sandbox;
     int r = 0;
 
-    if (!wants_share(c))
+    if (!container_wants_share(c))
         return 0;
     c->share_job.step = plan_current_step(run);
     if (!s->share)

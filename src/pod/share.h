@@ -50,6 +50,9 @@ bool share_is_memory(const struct volume_roots *roots, const char *host_path,
 /* A subPath of one? What the guest has of it is another memory: it cannot be given. The same. */
 bool share_is_part_of_memory(const struct volume_roots *roots, const char *host_path);
 
+/* Is one of its mounts a host directory or file? Once they are told apart. */
+bool container_wants_share(const struct container *c);
+
 /* Steps of the plans of CreateContainer and RemoveContainer. */
 int create_share(struct plan_run *run, void *object, struct error **err);
 int drop_share(struct plan_run *run, void *object, struct error **err);

@@ -101,6 +101,9 @@ int supervisor_update_volume(struct supervisor *sup, struct control_caller who,
 /* Fills in where the regions of spec's volumes are, and makes c hold them. On error c holds some. */
 int supervisor_take_volumes(struct supervisor *sup, struct container *c, Nexus__ContainerSpec *spec,
                             struct error **err);
+/* The same for its lists of kernel modules. */
+int supervisor_take_modules(struct supervisor *sup, struct container *c, Nexus__ContainerSpec *spec,
+                            struct error **err);
 /* The VM has ended: whoever waits for a region to be let go is answered. */
 void supervisor_end_releases(struct supervisor *sup);
 /* Of connection, or (0) all. */

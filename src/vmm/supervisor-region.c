@@ -316,6 +316,23 @@ static int region_of(struct supervisor *sup, const char *volume, char *key, stru
     return 0;
 }
 
+int supervisor_take_modules(struct supervisor *sup, struct container *c, Nexus__ContainerSpec *spec,
+                            struct error **err)
+{
+    for (size_t i = 0; i < spec->n_modules; i++) {
+        Nexus__ModuleList *m = spec->modules[i];
+        struct region *region;
+        int r = region_of(sup, "modules", m->region, &region, err);
+
+        if (r < 0)
+            return error_prefix(err, r, "container %s", c->id);
+        m->gpa = region->gpa;
+        m->device = region->device;
+        container_add_volume(c, NULL, region);
+    }
+    return 0;
+}
+
 static struct volume *volume_new(struct supervisor *sup, const char *name, struct region *region)
 {
     struct volume *v = xcalloc(1, sizeof(*v));

@@ -235,6 +235,8 @@ static int do_create(struct supervisor *sup, struct control_caller who,
     create->spec->rootfs_gpa = region->gpa;
     create->spec->rootfs_device = region->device;
     r = supervisor_take_volumes(sup, c, create->spec, err);
+    if (r == 0)
+        r = supervisor_take_modules(sup, c, create->spec, err);
     if (r < 0) {
         supervisor_drop_container(sup, c);
         return r;

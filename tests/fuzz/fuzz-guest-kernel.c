@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "agent/cgroup-value.h"
-#include "agent/early.h"
+#include "agent/module.h"
 #include "agent/netaddr.h"
 #include "agent/rtnl.h"
 #include "agent/sandbox.h"
@@ -40,7 +40,7 @@ static void strings(char *text)
     (void)net_mac_parse(text, mac);
     if (sandbox_sysctl_path(text, path, sizeof(path)) == 0 && strstr(path, "/../"))
         abort();
-    (void)early_parse_module(text, &file, &params);
+    (void)module_parse(text, &file, &params);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

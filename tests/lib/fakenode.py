@@ -182,7 +182,8 @@ class Node:
              "vm": {"program": str(self.root / "vmm"), "kernel": "/dev/null", "initramfs": "/dev/null",
                     "kvm": "/dev/null", "memory": "64M", "boot_timeout": "20s"} if not self.real else
              {"program": str(self.vmm), "kernel": str(ROOT / "build/guest/vmlinux"), "memory": "160M",
-              "initramfs": str(ROOT / "build/guest/initramfs.cpio"), "boot_timeout": "180s"},
+              "initramfs": str(ROOT / "build/guest/initramfs.cpio"), "boot_timeout": "180s",
+              "modules": str(ROOT / "build/guest/modules.erofs")},
              "scratch": {"size": self.scratch},
              # no guest of a fake VM could mount anything
              **({} if self.real else {"share": {"program": "/nonexistent/virtiofsd"}}),

@@ -72,6 +72,7 @@ vm:
   program: {vmm}
   kernel: {ROOT}/build/guest/vmlinux
   initramfs: {ROOT}/build/guest/initramfs.cpio
+  modules: {ROOT}/build/guest/modules.erofs
   arguments: {json.dumps(list(vm_arguments))}
   boot_timeout: 120s
 scratch:

@@ -508,9 +508,10 @@ class Doctor(Case):
         (self.dir / "cni/10-x.conflist").write_text('{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"}]}')
         (self.dir / "vmlinux").write_bytes(b"\x7fELF" + b"x" * 100)
         (self.dir / "initramfs").write_bytes(b"070701")
+        (self.dir / "modules").write_bytes(b"m")
         self.config = f"""
 state_dir: {self.dir}/state/deep/down
-vm: {{program: {self.dir}/bin/vmm, kernel: {self.dir}/vmlinux, initramfs: {self.dir}/initramfs, kvm: /dev/kvm}}
+vm: {{program: {self.dir}/bin/vmm, kernel: {self.dir}/vmlinux, initramfs: {self.dir}/initramfs, modules: {self.dir}/modules, kvm: /dev/kvm}}
 scratch: {{mkfs: {self.dir}/bin/mkfs}}
 network: {{conf_dir: {self.dir}/cni, bin_dirs: [{self.dir}/bin]}}
 stream: {{program: {self.dir}/bin/stream}}

@@ -259,6 +259,13 @@ class Security(unittest.TestCase):
         for name in ("masked_paths", "readonly_paths"):
             self.refused(Code.INVALID_ARGUMENT, name, **security(**{name: ["relative"]}))
 
+    def test_bridges(self):
+        """The kernel's driver comes with the first container that may make one."""
+        admin = pb.Capability(add_capabilities=["NET_ADMIN"])
+        self.assertNotEqual(self.sh(self.plain, "brctl addbr br7")[0], 0)
+        for ctr in (self.start(capabilities=admin), self.start(pod=self.privileged, privileged=True)):
+            self.says(ctr, "brctl addbr br7 && cut -c1-4 /sys/class/net/br7/bridge/bridge_id; brctl delbr br7", "8000")
+
     def test_privileged(self):
         ctr = self.start(pod=self.privileged, privileged=True, seccomp=Profile())
         self.assertEqual(self.status(ctr, "Seccomp", 1), "0")

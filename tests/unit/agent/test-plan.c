@@ -5,7 +5,7 @@
 #include <sys/resource.h>
 
 #include "agent/cgroup-value.h"
-#include "agent/early.h"
+#include "agent/module.h"
 #include "agent/plan.h"
 #include "agent/pump.h"
 #include "agent/sandbox.h"
@@ -306,7 +306,7 @@ static void parses_module_lines(void **state)
         char line[64];
 
         (void)snprintf(line, sizeof(line), "%s", modules[i].line);
-        assert_int_equal(early_parse_module(line, &file, &params), modules[i].file != NULL);
+        assert_int_equal(module_parse(line, &file, &params), modules[i].file != NULL);
         if (!modules[i].file)
             continue;
         assert_string_equal(file, modules[i].file);
@@ -332,7 +332,7 @@ static void loads_modules_where_they_are_wanted(void **state)
 {
     for (size_t i = 0; i < ARRAY_SIZE(conditions); i++) {
         print_message("# %s in %s\n", conditions[i].params, conditions[i].cmdline);
-        assert_int_equal(early_module_is_wanted(conditions[i].params, conditions[i].cmdline),
+        assert_int_equal(module_is_wanted(conditions[i].params, conditions[i].cmdline),
                          conditions[i].wanted);
     }
 }

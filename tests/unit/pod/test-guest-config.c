@@ -274,6 +274,51 @@ static void host_directories_and_memory_are_parts_of_shares(void **state)
     assert_int_equal(spec->volumes[2]->gid, 7);
 }
 
+/* Only when the region with them is in the VM. */
+static void kernel_modules_go_by_what_the_container_may_do(void **state)
+{
+    struct container_share share = {.kind = SHARE_HOST, .name = (char[]){"c1-0"}};
+    const struct {
+        const char *add;
+        bool privileged, shares, there;
+        const char *want;
+    } rows[] = {
+        {"", false, false, true, ""},
+        {"SYS_ADMIN", false, false, true, ""},
+        {"NET_ADMIN", false, false, true, "bridge"},
+        {"", true, false, true, "bridge"},
+        {"", false, true, true, "virtiofs"},
+        {"ALL", false, true, true, "virtiofs bridge"},
+        {"NET_ADMIN", false, false, false, ""},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        char *lists[MODULE_LISTS_MAX];
+        _cleanup_(freep) char *told = NULL;
+        Nexus__ContainerSpec *spec;
+
+        (void)tear_down(NULL); /* of the row before */
+        assert_int_equal(set_up(NULL), 0);
+        w.container.spec.command = list("x");
+        w.container.spec.security.add_capabilities = list(rows[i].add);
+        w.container.spec.security.privileged = rows[i].privileged;
+        w.container.has_modules = rows[i].there;
+        if (rows[i].shares) {
+            add_mount("/a", "/mnt/a", true);
+            w.container.shares = &share;
+        }
+        spec = build(NULL);
+        w.container.shares = NULL;
+        assert_non_null(spec);
+        for (size_t k = 0; k < spec->n_modules; k++) {
+            lists[k] = spec->modules[k]->list;
+            assert_string_equal(spec->modules[k]->region, MODULES_REGION);
+        }
+        told = join(lists, spec->n_modules);
+        assert_string_equal(told, rows[i].want);
+    }
+}
+
 static const struct {
     const char *name, *annotation; /* NULL: none */
     const char *path;
@@ -477,6 +522,7 @@ int main(void)
         T(the_security_context_is_told),
         T(small_files_are_copied_and_the_rest_refused),
         T(host_directories_and_memory_are_parts_of_shares),
+        T(kernel_modules_go_by_what_the_container_may_do),
         T(termination_log_is_the_writable_file_kubelet_names),
         T(termination_file_is_opened_only_if_it_is_one),
         T(mapped_mounts_are_volumes_and_no_files),

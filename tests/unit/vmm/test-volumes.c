@@ -9,9 +9,13 @@
 #include "base/str.h"
 #include "lib/vmm-pod.h"
 
-static const char *create(struct pod *pod, struct control_client *c, const char *id,
-                          const Nexus__VolumeMount *volumes, size_t n)
+/* modules: key of the region with its kernel modules; NULL: it wants none. */
+static const char *create_with(struct control_client *c, const char *id,
+                               const Nexus__VolumeMount *volumes, size_t n, const char *modules)
 {
+    Nexus__ModuleList lists = NEXUS__MODULE_LIST__INIT;
+    Nexus__ModuleList *all_lists[] = {&lists};
+    char key[32];
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer create = NEXUS__CREATE_CONTAINER__INIT;
     Nexus__ContainerSpec spec = NEXUS__CONTAINER_SPEC__INIT;
@@ -27,11 +31,24 @@ static const char *create(struct pod *pod, struct control_client *c, const char 
     spec.process = &process;
     spec.volumes = mounts;
     spec.n_volumes = n;
+    if (modules) {
+        (void)snprintf(key, sizeof(key), "%s", modules);
+        lists.list = (char[]){"bridge"};
+        lists.region = key;
+        spec.modules = all_lists;
+        spec.n_modules = 1;
+    }
     create.spec = &spec;
     create.rootfs_region = (char[]){"img"};
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_CREATE_CONTAINER;
     m.create_container = &create;
     return control_client_call(c, &m, NULL, 0);
+}
+
+static const char *create(struct pod *pod, struct control_client *c, const char *id,
+                          const Nexus__VolumeMount *volumes, size_t n)
+{
+    return create_with(c, id, volumes, n, NULL);
 }
 
 static const char *update(struct control_client *c, const char *volume, const char *region)
@@ -169,6 +186,23 @@ static void volumes_hold_their_regions(void **state)
     pod_free(pod);
 }
 
+static void kernel_modules_hold_their_region(void **state)
+{
+    struct pod *pod = pod_new("");
+    struct control_client c;
+
+    pod_ready(pod, &c);
+    assert_string_equal(create_with(&c, "no", NULL, 0, "mods"), "precondition");
+    assert_string_equal(pod_add_region(&c, "mods", 1), "");
+    assert_string_equal(create_with(&c, "c1", NULL, 0, "mods"), "");
+    assert_int_equal(volumes_of(&c, "mods"), 1);
+    assert_string_equal(pod_remove_region(&c, "mods"), "precondition");
+    assert_string_equal(pod_remove(&c, "c1"), "");
+    assert_string_equal(pod_remove_region(&c, "mods"), "");
+    control_client_close(&c);
+    pod_free(pod);
+}
+
 static void refused_update_changes_nothing(void **state)
 {
     struct pod *pod = pod_new("fail@update=5");
@@ -271,6 +305,7 @@ int main(void)
         cmocka_unit_test(region_comes_in_pieces),
         cmocka_unit_test(pieces_go_with_their_connection),
         cmocka_unit_test(volumes_hold_their_regions),
+        cmocka_unit_test(kernel_modules_hold_their_region),
         cmocka_unit_test(refused_update_changes_nothing),
         cmocka_unit_test(device_stays_if_the_machine_wants_it),
         cmocka_unit_test(release_waits_for_the_last_reader),
