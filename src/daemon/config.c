@@ -21,12 +21,13 @@ enum type {
     TYPE_PATHS,   /* char **; absolute */
     TYPE_SIZE,    /* uint64_t bytes */
     TYPE_COUNT,   /* uint64_t 1-16 */
+    TYPE_NUMBER,  /* uint64_t 0-1000 */
     TYPE_SPAN,    /* uint64_t milliseconds */
 };
 static const char *const type_names[] = {
     [TYPE_PATH] = "path",      [TYPE_WORD] = "word",   [TYPE_ADDRESS] = "address",
     [TYPE_LIST] = "list",      [TYPE_SIZE] = "size",   [TYPE_COUNT] = "count",
-    [TYPE_SPAN] = "time span", [TYPE_PATHS] = "paths",
+    [TYPE_SPAN] = "time span", [TYPE_PATHS] = "paths", [TYPE_NUMBER] = "number",
 };
 
 #define KEY(name_, type_, member_, default_)                            \
@@ -64,6 +65,8 @@ static const struct key {
     KEY("mapper.kubelet_root", PATH, mapper_kubelet_root, "/var/lib/kubelet"),
     KEY("mapper.directories", PATHS, mapper_directories, ""),
     KEY("mapper.data", WORD, mapper_data, "map copy"),
+    KEY("mapper.update_burst", NUMBER, mapper_update_burst, "4"),
+    KEY("mapper.update_interval", SPAN, mapper_update_interval_ms, "1s"),
     KEY("network.conf_dir", PATH, network_conf_dir, "/etc/cni/net.d"),
     KEY("network.bin_dirs", PATHS, network_bin_dirs, "/opt/cni/bin /usr/lib/cni"),
     KEY("network.netns_dir", PATH, network_netns_dir, "/run/netns"),
@@ -84,6 +87,7 @@ static const struct key {
 #define SIZE_MAX_BYTES (1ULL << 44)
 #define SPAN_MAX_MS (24ULL * 3600 * 1000)
 #define CPUS_MAX 16
+#define NUMBER_MAX 1000
 
 static char **split(const char *text)
 {
@@ -114,9 +118,9 @@ static int set_number(uint64_t *field, enum type type, const char *value)
     uint64_t n = 0;
     int r = type == TYPE_SIZE   ? parse_size(value, SIZE_MAX_BYTES, &n)
             : type == TYPE_SPAN ? parse_span_ms(value, SPAN_MAX_MS, &n)
-                                : parse_u64(value, CPUS_MAX, &n);
+                                : parse_u64(value, type == TYPE_NUMBER ? NUMBER_MAX : CPUS_MAX, &n);
 
-    if (r < 0 || n == 0)
+    if (r < 0 || (n == 0 && type != TYPE_NUMBER))
         return r < 0 ? r : -EINVAL;
     *field = n;
     return 0;
@@ -161,6 +165,7 @@ static int set_scalar(struct config *c, const struct key *key, const char *value
         return set_word(field, key, value);
     case TYPE_SIZE:
     case TYPE_COUNT:
+    case TYPE_NUMBER:
     case TYPE_SPAN:
         return set_number(field, key->type, value);
     case TYPE_LIST:
@@ -285,6 +290,7 @@ static int read_key(struct reader *r, size_t index, const yaml_node_t *key_node,
                    : key->type == TYPE_SIZE    ? " (256M, 8G)"
                    : key->type == TYPE_SPAN    ? " (60s, 5m)"
                    : key->type == TYPE_PATH    ? " that begins with /"
+                   : key->type == TYPE_NUMBER  ? " from 0 to 1000"
                    : key->type == TYPE_ADDRESS ? ", IPv4 or IPv6, of one interface (127.0.0.1, ::1)"
                                                : " from 1 to 16");
     return 0;

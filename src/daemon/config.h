@@ -26,6 +26,8 @@ struct config { /* strings and vectors are owned */
     char *share_program;
     char *mapper_kubelet_root, *mapper_data;
     char **mapper_directories;
+    uint64_t mapper_update_burst; /* 0: updates are not paced */
+    uint64_t mapper_update_interval_ms;
     char *network_conf_dir, *network_netns_dir;
     char **network_bin_dirs;
     uint64_t network_timeout_ms;

@@ -187,6 +187,8 @@ static int open_node(struct nexusd *d, struct error **err)
         .stream_client_ca = c->stream_tls_client_ca,
         .volume_roots = {.kubelet_root = c->mapper_kubelet_root, .listed = c->mapper_directories},
         .volume_data = (enum volume_data)volume_data_parse(c->mapper_data),
+        .volume_pace = {.burst = c->mapper_update_burst,
+                        .interval_ns = c->mapper_update_interval_ms * 1000000},
     };
 
     return node_new(d->event, &config, d->images, &d->node, err);

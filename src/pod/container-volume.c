@@ -504,6 +504,16 @@ static int look(struct container *c, struct error **err)
     return 0;
 }
 
+static void hurry_all(struct container *c)
+{
+    for (size_t i = 0; i < c->status.volumes.count; i++) {
+        struct pod_volume *v = volume_by_name(c->sandbox, c->status.volumes.items[i].volume);
+
+        if (v && volume_is_moving(v))
+            volume_hurry(v);
+    }
+}
+
 int container_volumes_hold(struct container *c, struct error **err)
 {
     int r;
@@ -512,6 +522,8 @@ int container_volumes_hold(struct container *c, struct error **err)
         return 0;
     r = look(c, err);
     c->volumes->waits_still = r > 0;
+    if (r > 0)
+        hurry_all(c);
     if (r != 0)
         return r;
     c->volumes->pinned = true;

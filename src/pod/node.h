@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "pod/container.h"
+#include "pod/pace.h"
 #include "pod/sandbox.h"
 #include "pod/stream-link.h"
 #include "pod/vmm-exec.h"
@@ -60,6 +61,7 @@ struct node_config {                 /* all borrowed, outlive the node */
 
     struct volume_roots volume_roots; /* where mapped volumes are */
     enum volume_data volume_data;
+    struct pace_rule volume_pace; /* of new generations of one volume */
 };
 
 /* Opens stores and directories; nothing is touched yet. */

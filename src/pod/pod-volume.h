@@ -10,7 +10,9 @@
  * An update:  changed → scan → layout → AddRegion → record "next" → UpdateVolume → record → RemoveRegion.
  * "next" is durable before the guest can have it: after a crash in between the same UpdateVolume is sent
  * again, which does no harm. One update of a volume at a time, a few of a pod; changes meanwhile are one
- * change afterwards. What fails keeps the old generation and is tried again, later and later.
+ * change afterwards. What fails keeps the old generation and is tried again, later and later. A volume that
+ * changes all the time is paced (mapper.update_*): before the scan, so that the last state is what is read then.
+ * A container that is being created does not wait for that, as it is to see what the host has.
  * Thread: the loop's; files are read by the worker's (worker.h). */
 #pragma once
 
@@ -22,6 +24,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "pod/pace.h"
 #include "pod/record.h"
 #include "volume/kind.h"
 #include "volume/layout.h"
@@ -79,7 +82,12 @@ struct pod_volume {
     uint64_t links, new_links; /* that the guest has, and next; 0: not known (volume_scan.links) */
     sd_event_source *retry;    /* owned */
     unsigned retries;
-    unsigned unsettled; /* readings of a volume whose links do not fit its generation yet */
+    unsigned unsettled;    /* readings of a volume whose links do not fit its generation yet */
+    struct pace pace;      /* of generations */
+    sd_event_source *wait; /* owned; IDLE and changed: the pace's */
+    bool hurry;            /* the next one does not wait */
+    bool paced;            /* told so; until it has rested */
+    uint64_t waits;        /* updates that had to wait, for people */
 };
 
 /* A mount of a container, in its record. */
@@ -104,6 +112,8 @@ int volume_watch(struct pod_volume *v, const struct volume_mount *m, struct erro
 void volume_settled(struct pod_volume *v);
 /* True while a container that is being created with it has to wait. */
 bool volume_is_moving(const struct pod_volume *v);
+/* Somebody waits for it to stop moving: its pace does not count. Nothing happens before the loop's next turn. */
+void volume_hurry(struct pod_volume *v);
 /* Notices that the kernel has already are taken in: a container that is created after a change sees it. */
 void volumes_catch_up(struct node *n);
 void volume_pin(struct pod_volume *v);

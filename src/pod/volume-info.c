@@ -42,6 +42,8 @@ static const char *state_of(const struct pod_volume *v)
         return "gone";
     if (v->retry)
         return "retrying";
+    if (v->wait)
+        return "paced";
     if (v->step != VOLUME_IDLE || v->changed)
         return "updating";
     return v->watched ? "watched" : "unwatched";
@@ -60,11 +62,11 @@ json_t *container_volumes_info(const struct container *c)
             continue;
         path = str_printf("%s%s%s", v->rec.base, v->rec.rel[0] ? "/" : "", v->rec.rel);
         (void)json_array_append_new(
-            list,
-            json_pack("{s:s?, s:s, s:s?, s:s?, s:s, s:b, s:s?, s:I, s:s}", "destination",
-                      ref->destination, "name", v->rec.name, "volume", v->rec.title, "plugin",
-                      v->rec.plugin, "path", path, "live", v->rec.live, "region", v->rec.region,
-                      "generation", (json_int_t)v->rec.generation, "state", state_of(v)));
+            list, json_pack("{s:s?, s:s, s:s?, s:s?, s:s, s:b, s:s?, s:I, s:I, s:s}", "destination",
+                            ref->destination, "name", v->rec.name, "volume", v->rec.title, "plugin",
+                            v->rec.plugin, "path", path, "live", v->rec.live, "region",
+                            v->rec.region, "generation", (json_int_t)v->rec.generation,
+                            "pacedUpdates", (json_int_t)v->waits, "state", state_of(v)));
     }
     return list;
 }

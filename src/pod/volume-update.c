@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -293,6 +294,7 @@ static void add(struct pod_volume *v)
     _cleanup_(freep) char *what = NULL;
     int r;
 
+    pace_take(&v->pace, &v->sandbox->node->config.volume_pace, clock_mono_ns());
     if (hit(v, FP("pod.update.before_add")))
         return;
     v->step = VOLUME_ADDING;
@@ -439,9 +441,58 @@ static unsigned count_busy(const struct sandbox *s)
     return n;
 }
 
+static int on_wait_over(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    struct pod_volume *v = userdata;
+    LOG_SCOPE(pod, "pod", v->sandbox->id);
+
+    v->wait = sd_event_source_disable_unref(v->wait);
+    volume_update_kick(v);
+    return 0;
+}
+
+static void tell_paced(struct pod_volume *v, const struct pace_rule *rule)
+{
+    if (v->paced)
+        return;
+    v->paced = true;
+    log_limited(LOG_NOTICE,
+                "volume %s (%s) changes all the time: it is updated once in %llu ms for now, "
+                "always to what it is then",
+                v->rec.name, v->rec.title, (unsigned long long)(rule->interval_ns / 1000000));
+}
+
+/* True: not yet, on_wait_over goes on. */
+static bool has_to_wait(struct pod_volume *v)
+{
+    struct node *n = v->sandbox->node;
+    const struct pace_rule *rule = &n->config.volume_pace;
+    uint64_t now_ns = clock_mono_ns(), wait_ns = pace_wait_ns(&v->pace, rule, now_ns);
+
+    if (pace_is_rested(&v->pace, now_ns))
+        v->paced = false;
+    if (wait_ns == 0 || v->hurry)
+        return false;
+    if (sd_event_add_time_relative(n->event, &v->wait, CLOCK_MONOTONIC, wait_ns / 1000 + 1, 1000,
+                                   on_wait_over, v) < 0)
+        return false;
+    v->waits++;
+    tell_paced(v, rule);
+    return true;
+}
+
+void volume_hurry(struct pod_volume *v)
+{
+    if (v->step != VOLUME_IDLE) /* it is asked again when that is over */
+        return;
+    v->hurry = true;
+    if (v->wait)
+        (void)sd_event_source_set_time_relative(v->wait, 0);
+}
+
 static bool has_work(const struct pod_volume *v)
 {
-    return v->rec.region && v->step == VOLUME_IDLE && !v->retry &&
+    return v->rec.region && v->step == VOLUME_IDLE && !v->retry && !v->wait &&
            (v->rec.next_region || (!v->gone && (v->changed || (!v->watched && !v->fresh))));
 }
 
@@ -455,8 +506,8 @@ void volume_update_kick(struct pod_volume *v)
         switch_over(v);
     } else if (!v->watched) {
         submit(v, true);
-    } else if (!hit(v, FP("pod.update.before_scan"))) {
-        v->changed = false;
+    } else if (!has_to_wait(v) && !hit(v, FP("pod.update.before_scan"))) {
+        v->changed = v->hurry = false;
         submit(v, false);
     }
 }
@@ -483,6 +534,7 @@ void volume_update_cancel(struct pod_volume *v)
         worker_cancel(&v->job->job);
     v->job = NULL;
     v->retry = sd_event_source_disable_unref(v->retry);
+    v->wait = sd_event_source_disable_unref(v->wait);
     forget_new(v);
     v->step = VOLUME_IDLE;
 }

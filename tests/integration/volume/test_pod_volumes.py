@@ -403,6 +403,67 @@ class Update(Volumes):
         self.settled(pod, {})
 
 
+class Paced(Volumes):
+    mapper = {"update_burst": 2, "update_interval": "60s"}
+
+    def shown(self, ctr):
+        info = json.loads(self.node.cri.ContainerStatus(container_id=ctr, verbose=True).info["info"])["volumes"][0]
+        return info["state"], info["pacedUpdates"], info["generation"]
+
+    def test_a_volume_that_changes_all_the_time_has_to_wait(self):
+        pod = self.pod()
+        a, b = self.volume("a"), self.volume("b")
+        ctr = self.create(pod, "c", (a, "/a"), (b, "/b"))
+        for n in (2, 3):  # the burst
+            self.swap(a, b"%d" % n)
+            self.settled(pod, {"vol-1": {"v-2": 1}, f"vol-{n}": {"v-1": n}})
+        for n in range(4, 9):
+            self.swap(a, b"%d" % n)
+        self.until(lambda: self.shown(ctr)[0] == "paced", pod)
+        self.swap(b, b"other")  # each volume has its own pace
+        self.settled(pod, {"vol-3": {"v-1": 3}, "vol-4": {"v-2": 2}})
+        self.assertEqual(self.shown(ctr), ("paced", 1, 3))
+        self.create(pod, "d", (a, "/a"))  # which is not to wait, nor to see what was before
+        self.assertEqual(self.regions(pod), {"vol-4": {"v-2": 2}, "vol-5": {"v-1": 4}})
+        self.assertEqual(self.in_force(pod, "vol-5", "v-1")["pass"], b"8")
+        self.swap(a, b"9")
+        self.until(lambda: self.shown(ctr) == ("paced", 2, 4), pod)
+        told = [line for line in self.node.log().splitlines() if "changes all the time" in line]
+        self.assertEqual(len(told), 1, told)
+        self.assertIn(f"pod={pod[0]}", told[0])
+        self.node.restart()  # what waited is caught up
+        self.settled(pod, {"vol-4": {"v-2": 2}, "vol-6": {"v-1": 5}})
+        self.assertEqual(self.in_force(pod, "vol-6", "v-1")["pass"], b"9")
+
+
+class PacedShortly(Volumes):
+    mapper = {"update_burst": 1, "update_interval": "1500ms"}
+
+    def test_the_last_state_arrives_by_itself(self):
+        pod = self.pod()
+        a = self.volume("a")
+        self.create(pod, "c", (a, "/a"))
+        self.swap(a, b"2")
+        self.settled(pod, {"vol-2": {"v-1": 2}})
+        for n in range(3, 8):
+            self.swap(a, b"%d" % n)
+        self.settled(pod, {"vol-3": {"v-1": 3}})
+        self.assertEqual(self.in_force(pod, "vol-3", "v-1")["pass"], b"7")
+        self.assertEqual(len(self.told(pod, "update")), 2)
+
+
+class NotPaced(Volumes):
+    mapper = {"update_burst": 0, "update_interval": "60s"}
+
+    def test_each_change_is_followed_at_once(self):
+        pod = self.pod()
+        a = self.volume("a")
+        self.create(pod, "c", (a, "/a"))
+        for n in range(2, 12):
+            self.swap(a, b"%d" % n)
+            self.settled(pod, {f"vol-{n}": {"v-1": n}})
+
+
 class Restart(Volumes):
     def test_a_change_during_the_death_is_caught_up(self):
         pod = self.pod()

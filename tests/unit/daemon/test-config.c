@@ -28,6 +28,8 @@ static void empty_file_means_defaults(void **state)
         assert_string_equal(c.log_level, "info");
         assert_int_equal(c.vm_memory, 256 << 20);
         assert_int_equal(c.vm_boot_timeout_ms, 60000);
+        assert_int_equal(c.mapper_update_burst, 4);
+        assert_int_equal(c.mapper_update_interval_ms, 1000);
         assert_int_equal(strv_len(c.network_bin_dirs), 2);
         assert_int_equal(strv_len(c.vm_arguments), 0);
         config_done(&c);
@@ -46,6 +48,7 @@ static void keys_are_read(void **state)
                   "  cpus: 4\n"
                   "  arguments: [--cmdline-append, 'a b']\n"
                   "  boot_timeout: 500ms\n"
+                  "mapper: {update_burst: 0, update_interval: 30s}\n"
                   "network:\n"
                   "  bin_dirs: [/x]\n"
                   "images:\n"
@@ -65,6 +68,8 @@ static void keys_are_read(void **state)
     assert_int_equal(c.vm_cpus, 4);
     assert_string_equal(c.vm_arguments[1], "a b");
     assert_int_equal(c.vm_boot_timeout_ms, 500);
+    assert_int_equal(c.mapper_update_burst, 0);
+    assert_int_equal(c.mapper_update_interval_ms, 30000);
     assert_int_equal(strv_len(c.network_bin_dirs), 1);
     assert_int_equal(c.n_registries, 2);
     assert_string_equal(c.registries[0].endpoints[1], "https://m");
@@ -112,6 +117,8 @@ static void mistakes_name_line_and_key(void **state)
         {"vm: {memory: 128G}\n", "vm.memory is larger than vm.memory_max"},
         {"vm: {cpus: 17}\n", "vm.cpus must be a count from 1 to 16"},
         {"vm: {cpus: 4, cpus_max: 2}\n", "vm.cpus is larger"},
+        {"mapper: {update_burst: 1001}\n", "mapper.update_burst must be a number from 0 to 1000"},
+        {"mapper: {update_interval: 0s}\n", "mapper.update_interval must be a time span"},
         {"vm: {arguments: --x}\n", "vm.arguments must be a list"},
         {"state_dir: var/lib\n", "state_dir must be a path that begins with /"},
         {"log: {level: loud}\n", "log.level must be a word, one of: info"},
@@ -205,6 +212,8 @@ static void shipped_file_documents_every_key_with_its_default(void **state)
     assert_string_equal(c.mapper_kubelet_root, defaults.mapper_kubelet_root);
     assert_int_equal(strv_len(c.mapper_directories), strv_len(defaults.mapper_directories));
     assert_string_equal(c.mapper_data, defaults.mapper_data);
+    assert_int_equal(c.mapper_update_burst, defaults.mapper_update_burst);
+    assert_int_equal(c.mapper_update_interval_ms, defaults.mapper_update_interval_ms);
     assert_int_equal(c.images_stall_timeout_ms, defaults.images_stall_timeout_ms);
     config_done(&c);
     config_done(&defaults);
