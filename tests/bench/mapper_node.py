@@ -27,14 +27,14 @@ def layer_of_programs():
 
 
 class Bench:
-    def __init__(self, stack, registry, layers=(), root=None):
-        """layers: more of the image; root: where the node keeps its state."""
+    def __init__(self, stack, registry, layers=(), root=None, mapper=""):
+        """layers: more of the image; root: where the node keeps its state; mapper: a line of that section of the configuration."""
         self.kubelet = pathlib.Path(tempfile.mkdtemp(prefix="nexus-kubelet-"))
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.kubelet], check=True)
         stack.callback(os.rmdir, self.kubelet)
         stack.callback(subprocess.run, ["umount", "-R", self.kubelet], check=True)
         self.node = stack.enter_context(nodelib.Node(insecure=[registry.address], root=root,
-                                                     config=f"mapper:\n  kubelet_root: {self.kubelet}\n"))
+                                                     config=f"mapper:\n  kubelet_root: {self.kubelet}\n  {mapper}\n"))
         self.cri, self.writers, self.registry = self.node.cri, 0, registry
         self.image = self.pull("bench/mapper", [layer_of_programs(), *layers])
 
@@ -70,9 +70,9 @@ class Bench:
         return out.decode()
 
 
-def open_bench(stack, layers=(), root=None):
+def open_bench(stack, layers=(), root=None, mapper=""):
     registry = stack.enter_context(ocimage.Registry())
-    return Bench(stack, registry, layers, root)
+    return Bench(stack, registry, layers, root, mapper)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def main():
     lab_only()
     report = Report("mapper_update")
     with contextlib.ExitStack() as stack:
-        b = open_bench(stack)
+        b = open_bench(stack, mapper="update_burst: 0")  # one after the other, none waits
         with pod_of(b, "update") as pod:
             for files in (3, 100):
                 rounds = measure(b, pod, files)
