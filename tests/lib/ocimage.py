@@ -53,11 +53,12 @@ class Layer:
         self.compression = compression
         self.raw = io.BytesIO()
         self.tar = tarfile.open(fileobj=self.raw, mode="w", format=tarfile.PAX_FORMAT)
-        self.dirs = set()
+        self.dirs, self.modes = set(), {}
 
     def add(self, path, type_=tarfile.REGTYPE, data=b"", mode=0o644, uid=0, gid=0, link="", dev=(0, 0), mtime=1700000000,
             pax=None):
         info = tarfile.TarInfo(path.strip("/"))
+        self.modes[info.name] = mode
         info.type, info.mode, info.uid, info.gid, info.linkname = type_, mode, uid, gid, link
         info.devmajor, info.devminor = dev
         info.mtime, info.size, info.pax_headers = mtime, len(data), pax or {}
@@ -80,7 +81,8 @@ class Layer:
         return self.add(path, tarfile.SYMTYPE, mode=0o777, link=target)
 
     def hardlink(self, path, target):
-        return self.add(path, tarfile.LNKTYPE, link=target.strip("/"))
+        target = target.strip("/")
+        return self.add(path, tarfile.LNKTYPE, mode=self.modes.get(target, 0o644), link=target)  # containerd sets it anew
 
     def bytes(self):
         """(plain tar, bytes as stored, media type)"""
