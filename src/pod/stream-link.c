@@ -31,10 +31,10 @@
 struct stream_link {
     sd_event *event; /* owned reference */
     struct stream_link_config config;
-    int run_dirfd;               /* owned */
-    int fd;                      /* owned; -EBADF: not connected */
-    struct vmm_process process;  /* while it is our child */
-    sd_event_source *io, *child; /* owned */
+    int run_dirfd;       /* owned */
+    int fd;              /* owned; -EBADF: not connected */
+    struct list servers; /* struct server: those that are our children, the newest last */
+    sd_event_source *io; /* owned */
     struct tlv_reader reader;
     struct buf out;
     char *url;                     /* owned; base, since its welcome */
@@ -44,6 +44,13 @@ struct stream_link {
     bool replace; /* the one that is there is another than is wanted: start a new one beside it */
     bool is_new;  /* this one was started for this connection */
     struct list calls;
+};
+
+/* One that was started here. Several only while older ones still have clients. */
+struct server {
+    struct list node;
+    struct vmm_process process;
+    sd_event_source *ended; /* owned */
 };
 
 struct stream_call {
@@ -229,21 +236,24 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 
 /* ---- the process */
 
-static void forget_child(struct stream_link *l)
+/* It goes on, if it still runs. */
+static void server_forget(struct server *s)
 {
-    sd_event_source_disable_unref(TAKE(l->child));
-    vmm_process_close(&l->process);
+    list_remove(&s->node);
+    sd_event_source_disable_unref(s->ended);
+    vmm_process_close(&s->process);
+    free(s);
 }
 
-static int on_child(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+static int on_server_ended(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
-    struct stream_link *l = userdata;
+    struct server *s = userdata;
     int status = 0;
 
-    if (vmm_process_reap(&l->process, &status) == -EAGAIN)
+    if (vmm_process_reap(&s->process, &status) == -EAGAIN)
         return 0;
-    log_notice("nexus-stream (process %d) ended with wait status %d", (int)l->process.pid, status);
-    forget_child(l);
+    log_notice("nexus-stream (process %d) ended with wait status %d", (int)s->process.pid, status);
+    server_forget(s);
     return 0;
 }
 
@@ -265,18 +275,25 @@ static int spawn(struct stream_link *l, int listen_fd, struct error **err)
         .cgroup_fd = -1,
         .log_level = l->config.log_level,
     };
+    struct server *server;
     int r;
 
-    forget_child(l); /* an older one, if it still runs, is let go */
-    r = vmm_spawn(&s, &l->process, &go, err);
-    if (r < 0)
+    server = xcalloc(1, sizeof(*server));
+    server->process = VMM_PROCESS_NONE;
+    list_append(&l->servers, &server->node);
+    r = vmm_spawn(&s, &server->process, &go, err);
+    if (r < 0) {
+        server_forget(server);
         return r;
-    r = vmm_spawn_go(go);
+    }
+    /* watched whatever comes: it is a child that has to be reaped */
+    r = sd_event_add_io(l->event, &server->ended, server->process.pidfd, EPOLLIN, on_server_ended,
+                        server);
     if (r >= 0)
-        r = sd_event_add_io(l->event, &l->child, l->process.pidfd, EPOLLIN, on_child, l);
+        r = vmm_spawn_go(go);
     if (r < 0)
         return error_set(err, r, "cannot start nexus-stream: %s", strerror(-r));
-    log_info("nexus-stream started as process %d", (int)l->process.pid);
+    log_info("nexus-stream started as process %d", (int)server->process.pid);
     return 0;
 }
 
@@ -480,10 +497,10 @@ int stream_link_new(sd_event *event, const struct stream_link_config *config,
     l->config = *config;
     l->fd = -EBADF;
     l->next_id = HELLO_ID + 1;
-    l->process = VMM_PROCESS_NONE;
     tlv_reader_init(&l->reader);
     buf_init(&l->out, OUT_MAX);
     list_init(&l->calls);
+    list_init(&l->servers);
     l->run_dirfd = dir_open_or_make(config->run_dir, 0711);
     if (l->run_dirfd < 0) {
         int r = l->run_dirfd;
@@ -502,7 +519,8 @@ void stream_link_free(struct stream_link *l)
     while (!list_is_empty(&l->calls))
         call_free(list_first(&l->calls, struct stream_call, node));
     disconnect(l);
-    forget_child(l);
+    while (!list_is_empty(&l->servers))
+        server_forget(list_first(&l->servers, struct server, node));
     (void)close_fd(l->run_dirfd);
     sd_event_unref(l->event);
     free(l);
