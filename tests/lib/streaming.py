@@ -8,6 +8,7 @@
 netns: a pid in whose network namespace the connection is made.
 TLS: the ssl.SSLContext with which https URLs are opened."""
 import ctypes
+import hashlib
 import json
 import os
 import select
@@ -128,11 +129,13 @@ class Spdy:
                 body += more
             self.sock.close()
             raise Refused(status, fields, body.decode())
+        self.raw = bytearray(self.raw)  # what is taken off its front costs nothing
         self.protocol = fields["x-stream-protocol-version"][0]
         self.deflate = zlib.compressobj(zdict=dictionary) if dictionary else zlib.compressobj()
         self.inflate = zlib.decompressobj(zdict=DICTIONARY)
         self.next_id = 1
         self.replied, self.data, self.fin, self.reset, self.pings = set(), {}, set(), {}, []
+        self.sinks = {}  # id → who gets its bytes, which are not kept then
         self.goaway, self.eof = None, False
 
     def close(self):
@@ -186,9 +189,10 @@ class Spdy:
         flags, n = tail >> 24, tail & 0xffffff
         if len(self.raw) < 8 + n:
             return False
-        body, self.raw = self.raw[8:8 + n], self.raw[8 + n:]
+        body = bytes(self.raw[8:8 + n])
+        del self.raw[:8 + n]
         if not head >> 31:
-            self.data.setdefault(head, bytearray()).extend(body)
+            self.sinks.get(head, self.data.setdefault(head, bytearray()).extend)(body)
             if flags & FIN:
                 self.fin.add(head)
             return True
@@ -288,6 +292,38 @@ def remote(url, stdin=None, **more):
         if writer:
             writer.join(10)
         return result
+
+
+def pump(r, size, meanwhile=lambda: None, block=1 << 20):
+    """Writes size bytes to stdin while it reads stdout to its end: digests of what was sent and what came, and how much.
+    No block is like another; none is kept. meanwhile: called with each that came."""
+    sent, got, count, failed = hashlib.sha256(), hashlib.sha256(), [0], []
+
+    def write():
+        data, left = bytearray(os.urandom(block)), size
+        try:
+            while left:
+                data[:8] = struct.pack(">Q", left)
+                part = memoryview(data)[:min(left, block)]
+                left -= len(part)
+                sent.update(part)
+                r.write(part, fin=left == 0)
+        except OSError as e:
+            failed.append(e)
+
+    def take(part):
+        got.update(part)
+        if count[0] // block != (count[0] + len(part)) // block:
+            meanwhile()
+        count[0] += len(part)
+    r.sinks[r.ids["stdout"]] = take
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    result = r.finish(600)
+    writer.join(60)
+    if failed:
+        raise failed[0]
+    return sent.hexdigest(), got.hexdigest(), count[0], result
 
 
 def _write_all(r, data):

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 150
 """Exec, attach and port-forward of a real pod: a client of SPDY, nexus-stream, nexus-vmm, a guest and what runs in
 it. What only the server does is tested with a fake guest (tests/integration/stream)."""
 import hashlib
 import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -82,6 +83,31 @@ class Streaming(unittest.TestCase):
         r = st.remote(self.url("cat", stdin=True, stdout=True), stdin=BIG, stderr=False)
         self.assertEqual((hashlib.sha256(r.out).digest(), r.code), (hashlib.sha256(BIG).digest(), 0))
 
+    def rss_anon(self):
+        """KiB of memory of their own, by program; a guest's RAM is not among it."""
+        pids = {"nexusd": self.node.pid, "nexus-vmm": self.node.vmm_pids()[0]}
+        pids["nexus-stream"] = next(p for p in self.node.processes() if self.node.is_stream_server(p))
+        out = {}
+        for name, pid in pids.items():
+            text = pathlib.Path(f"/proc/{pid}/status").read_text()
+            out[name] = int(next(line.split()[1] for line in text.splitlines() if line.startswith("RssAnon:")))
+        return out
+
+    def test_much_both_ways(self):
+        """The bytes are the same, and nobody on the way keeps them. NEXUS_STREAM_MIB=1024 for more."""
+        size, seen = int(os.environ.get("NEXUS_STREAM_MIB", "64")) << 20, []
+        with st.Remote(self.url("cat", stdin=True, stdout=True), stdin=True, stderr=False) as r:
+            st.pump(r, 4 << 20)
+        before, began = self.rss_anon(), time.monotonic()
+        with st.Remote(self.url("cat", stdin=True, stdout=True), stdin=True, stderr=False) as r:
+            sent, got, count, result = st.pump(r, size, lambda: seen.append(self.rss_anon()), 4 << 20)
+        took = time.monotonic() - began
+        self.assertEqual((sent, count, result.code), (got, size, 0))
+        most = {name: max(s[name] for s in seen) - kib for name, kib in before.items()}
+        print(f"{size >> 20} MiB both ways in {took:.1f} s; grown by at most, KiB: {most}", file=sys.stderr, flush=True)
+        for name, kib in most.items():
+            self.assertLess(kib, 4096, name)
+
     def test_terminal_with_resize(self):
         url = self.url("sh", "-c", "read a; stty size; read b; stty size; echo $TERM; tty", stdin=True, stdout=True, tty=True)
         with st.Remote(url, stdin=True, tty=True) as r:
@@ -122,6 +148,34 @@ class Streaming(unittest.TestCase):
             self.assertEqual(r.finish().out, b"before while after")
         self.assertEqual(self.sh("echo again").out, b"again\n")
 
+    def test_nexus_stream_may_die_meanwhile(self):
+        """What was run through it is ended in the guest, what was attached to runs on, and another one is started."""
+        pid = next(p for p in self.node.processes() if self.node.is_stream_server(p))
+        c = self.run_("sh", "-c", "while read x; do echo $x; done", stdin=True)
+        attached = st.Remote(self.node.cri.Attach(container_id=c, stdin=True, stdout=True).url, stdin=True, stderr=False)
+        attached.write(b"one\n")
+        attached.until(lambda: attached.out() == b"one\n")
+        forward = self.forward()
+        forward.connect(8080)
+        with st.Remote(self.url("sh", "-c", "sleep 31338 & echo on; sleep 31338")) as r:
+            r.until(lambda: b"on" in r.out())
+            os.kill(pid, signal.SIGKILL)
+            for client in (r, attached, forward):
+                with self.assertRaises(EOFError):
+                    client.until(lambda: False, 30)
+                client.close()
+        end = time.monotonic() + 60
+        while "31338" in self.in_guest("ps"):
+            self.assertLess(time.monotonic(), end, "the exec's processes are ended")
+        self.assertEqual(self.sh("echo again").out, b"again\n")
+        with st.Remote(self.node.cri.Attach(container_id=c, stdin=True, stdout=True).url, stdin=True, stderr=False) as r:
+            r.write(b"two\n")
+            r.until(lambda: r.out() == b"two\n")
+        servers = [p for p in self.node.processes() if self.node.is_stream_server(p)]
+        self.assertEqual((len(servers), pid in servers), (1, False))
+        self.node.cri.StopContainer(pb.StopContainerRequest(container_id=c, timeout=0))
+        self.node.cri.RemoveContainer(container_id=c)
+
     def test_websocket_v5(self):
         ws = st.websocket(self.url("cat", stdin=True, stdout=True), "v5.channel.k8s.io")
         ws.send_binary(b"\0hello")
@@ -159,6 +213,21 @@ class Streaming(unittest.TestCase):
         self.node.cri.RemoveContainer(container_id=c)
 
     # ---- port-forward
+
+    def test_ports_in_channels(self):
+        """The older WebSocket form."""
+        url = self.node.cri.PortForward(pod_sandbox_id=self.pod[0], port=[8080, 9999]).url
+        ws, heard = st.websocket(url, "v4.channel.k8s.io"), {}
+        ws.send_binary(b"\0GET /small HTTP/1.0\r\n\r\n")
+        while True:
+            opcode, data = ws.recv_data()
+            if opcode == 8:
+                break
+            heard[data[0]] = heard.get(data[0], b"") + data[1:]
+        ws.close()
+        self.assertTrue(heard[0].startswith(b"\x90\x1f") and heard[0].endswith(b"\r\n\r\nfrom the image\n"), heard)
+        self.assertEqual(heard[2], b"\x0f\x27")
+        self.assertIn(b"Connection refused", heard[3])
 
     def forward(self):
         return st.Forward(self.node.cri.PortForward(pod_sandbox_id=self.pod[0]).url)

@@ -121,7 +121,7 @@ class PortForward(Streams):
         class Tunnel(st.Forward):
             def __init__(self):
                 self.sock = self
-                self.raw, self.eof, self.goaway = b"", False, None
+                self.raw, self.eof, self.goaway, self.sinks = bytearray(), False, None, {}
                 self.deflate, self.inflate = (st.zlib.compressobj(zdict=st.DICTIONARY),
                                               st.zlib.decompressobj(zdict=st.DICTIONARY))
                 self.next_id, self.requests = 1, 0
