@@ -173,9 +173,11 @@ def free_port():
 
 
 class Registry:
-    """Debian's docker-registry on loopback, its store in a folder of its own."""
+    """Debian's docker-registry on loopback, its store in a folder of its own. users: name → password, when nobody else
+    is to come in."""
 
     def __init__(self, port=0, root=None, host="127.0.0.1"):
+        self.users = {}
         self.port, self.host = port or free_port(), host
         self.root = pathlib.Path(root or tempfile.mkdtemp(prefix="nexus-registry-"))
         self.own_root, self.proc = root is None, None
@@ -189,6 +191,11 @@ class Registry:
         conf = self.root / "config.yml"
         conf.write_text(f"version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {self.root}/data\n"
                         f"  delete:\n    enabled: true\nhttp:\n  addr: {self.address}\n")
+        if self.users:
+            import crypt  # Python says at once that it will go
+            lines = [f"{u}:{crypt.crypt(p, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))}\n" for u, p in self.users.items()]
+            (self.root / "htpasswd").write_text("".join(lines))
+            conf.write_text(conf.read_text() + f"auth:\n  htpasswd:\n    realm: test\n    path: {self.root}/htpasswd\n")
         program = shutil.which("docker-registry") or "/usr/bin/docker-registry"
         with open(self.root / "log", "ab") as log:
             self.proc = subprocess.Popen([program, "serve", conf], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -197,6 +204,8 @@ class Registry:
                 raise RuntimeError(f"docker-registry ended: {(self.root / 'log').read_text()[-500:]}")
             try:
                 urllib.request.urlopen(f"http://{self.address}/v2/", timeout=2).close()
+                return self
+            except urllib.error.HTTPError:  # it wants a password
                 return self
             except OSError:
                 time.sleep(0.1)
