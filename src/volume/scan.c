@@ -3,7 +3,6 @@
  * at all that was found. The whole is done again while the volume changes. */
 #include "volume/scan.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +14,7 @@
 #include "base/file.h"
 #include "base/str.h"
 #include "erofs/entry.h"
+#include "volume/dir-list.h"
 #include "volume/kind.h"
 
 #define PAGE_BYTES 4096U
@@ -344,20 +344,18 @@ static bool is_hidden(const struct walk *w, const char *name, uint32_t depth)
 }
 
 /* The names of a directory, sorted; bounded by what the limits leave. The caller frees the vector. */
-static int list_names(struct walk *w, DIR *dir, uint32_t depth, char ***ret, size_t *ret_n)
+static int list_names(struct walk *w, int fd, uint32_t depth, char ***ret, size_t *ret_n)
 {
     const size_t most = (size_t)w->limits->nodes + w->limits->links;
     _cleanup_(freep) char **names = NULL;
     size_t n = 0, room = 0;
-    struct dirent *d;
+    struct dir_list list;
+    const struct dirent64 *d;
+    int r;
 
-    for (;;) {
-        errno = 0;
-        d = readdir(dir);
-        if (!d)
-            break;
-        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 ||
-            is_hidden(w, d->d_name, depth))
+    dir_list_init(&list, fd);
+    while ((r = dir_list_next(&list, &d)) > 0) {
+        if (is_hidden(w, d->d_name, depth))
             continue;
         if (strlen(d->d_name) > w->limits->name_bytes)
             return over(w, w->path, "it has a name with more bytes than are taken",
@@ -370,8 +368,8 @@ static int list_names(struct walk *w, DIR *dir, uint32_t depth, char ***ret, siz
         if (!names[n++])
             return no_memory(w);
     }
-    if (errno)
-        return failed(w, -errno, w->path, "reading the directory");
+    if (r < 0)
+        return failed(w, r, w->path, "reading the directory");
     if (n)
         qsort(names, n, sizeof(*names), compare_names);
     *ret = TAKE(names);
@@ -379,24 +377,19 @@ static int list_names(struct walk *w, DIR *dir, uint32_t depth, char ***ret, siz
     return 0;
 }
 
-/* Everything in a directory. Takes fd. self is not used once there are more entries. */
-static int walk_dir(struct walk *w, int fd, struct volume_entry *self, uint32_t depth)
+/* Everything in a directory. Takes dir_fd. self is not used once there are more entries. */
+static int walk_dir(struct walk *w, int dir_fd, struct volume_entry *self, uint32_t depth)
 {
     const size_t used = strlen(w->path);
     _cleanup_(freep) char **names = NULL;
-    DIR *dir = fdopendir(fd);
+    _cleanup_(closep) int fd = dir_fd;
     size_t n = 0;
     int r = 0;
 
-    if (!dir) {
-        r = -errno;
-        (void)close_fd(fd);
-        return failed(w, r, w->path, "reading the directory");
-    }
     if (w->open_files)
         r = read_xattrs(w, fd, self);
     if (r == 0)
-        r = list_names(w, dir, depth, &names, &n);
+        r = list_names(w, fd, depth, &names, &n);
     for (size_t i = 0; r == 0 && i < n; i++) {
         if (used + 1 + strlen(names[i]) > w->limits->path_bytes) {
             r = over(w, w->path, "it has a path with more bytes than are taken",
@@ -407,7 +400,6 @@ static int walk_dir(struct walk *w, int fd, struct volume_entry *self, uint32_t 
         r = visit(w, fd, names[i], depth);
         w->path[used] = '\0';
     }
-    (void)closedir(dir);
     return r;
 }
 

@@ -88,10 +88,10 @@ int watch_table_use(struct watch_table *t, int fd, enum watch_role role, const c
     struct watch_node *n;
     struct watch_use *u;
     char proc[40];
-    struct stat st;
+    struct stat st = {.st_mode = S_IFDIR};
     int wd;
 
-    if (fstat(fd, &st) < 0)
+    if (role == WATCH_FIXED && fstat(fd, &st) < 0) /* the others are directories */
         return -errno;
     (void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
     wd = inotify_add_watch(t->fd, proc, S_ISDIR(st.st_mode) ? DIR_MASK : FILE_MASK);

@@ -4,7 +4,6 @@
  * number of events do not matter, and a lost one does no harm. */
 #include "volume/watch.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -15,6 +14,7 @@
 #include "base/file.h"
 #include "base/list.h"
 #include "base/str.h"
+#include "volume/dir-list.h"
 #include "volume/watch-internal.h"
 
 #define EVENT_BYTES 8192
@@ -97,25 +97,22 @@ static int use_tree(struct volume_watched *v, int fd, enum watch_role role, cons
                     uint32_t depth)
 {
     char path[PATH_MAX];
-    struct dirent *d;
-    DIR *dir;
-    int r = use_dir(v, fd, role, text), list_fd;
+    struct dir_list list;
+    const struct dirent64 *d;
+    _cleanup_(closep) int list_fd = -EBADF;
+    int r = use_dir(v, fd, role, text);
 
     if (r < 0 || depth >= v->watch->limits.depth)
         return r;
     list_fd = file_open_beneath(fd, ".", O_RDONLY | O_DIRECTORY, 0);
     if (list_fd < 0)
         return is_gone(list_fd) ? 0 : list_fd;
-    dir = fdopendir(list_fd);
-    if (!dir) {
-        (void)close_fd(list_fd);
-        return -ENOMEM;
-    }
-    while (r == 0 && (d = readdir(dir))) {
+    dir_list_init(&list, list_fd);
+    while (r == 0 && dir_list_next(&list, &d) > 0) {
         _cleanup_(closep) int child = -EBADF;
 
-        if ((d->d_type != DT_DIR && d->d_type != DT_UNKNOWN) || strcmp(d->d_name, ".") == 0 ||
-            strcmp(d->d_name, "..") == 0 || (role == WATCH_DATA && is_writers(text, d->d_name)))
+        if ((d->d_type != DT_DIR && d->d_type != DT_UNKNOWN) ||
+            (role == WATCH_DATA && is_writers(text, d->d_name)))
             continue;
         (void)snprintf(path, sizeof(path), "%s%s%s", text, *text ? "/" : "", d->d_name);
         child = file_open_beneath(fd, d->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
@@ -124,7 +121,6 @@ static int use_tree(struct volume_watched *v, int fd, enum watch_role role, cons
         else if (!is_gone(child))
             r = child;
     }
-    (void)closedir(dir);
     return r;
 }
 
