@@ -39,6 +39,7 @@ struct volume_watched {
     char target[NAME_MAX + 1]; /* of "..data" when last followed; "": none */
     bool must_follow;          /* the directories may be others by now */
     bool must_compare;         /* without an event: after rearm and overflow */
+    bool may_be_gone;          /* told of even while the owner is busy */
     bool armed, gone, has_seen, has_told;
     bool quiet;                  /* nothing was noted since the last notice */
     char known[NAME_MAX + 1];    /* target of what the owner has or was told of; "": not known */
@@ -246,12 +247,12 @@ static void on_use_event(const struct watch_use *u, uint32_t mask, const char *n
             strcmp(name, u->text) != 0)
             return;
         v->pending |= VOLUME_CHANGED;
-        v->must_follow = true;
+        v->must_follow = v->may_be_gone = true;
         break;
     case WATCH_ROOT:
         if (mask & END_EVENTS) {
             v->pending |= VOLUME_CHANGED;
-            v->must_follow = true;
+            v->must_follow = v->may_be_gone = true;
         } else {
             on_root_event(v, mask, name);
         }
@@ -281,7 +282,7 @@ static void on_overflow(struct volume_watch *w)
     struct volume_watched *v;
 
     list_foreach (v, &w->volumes, in_watch) {
-        v->must_follow = v->must_compare = true;
+        v->must_follow = v->must_compare = v->may_be_gone = true;
         enqueue(v);
     }
 }
@@ -405,6 +406,10 @@ static void look(struct volume_watched *v)
     _cleanup_(closep) int own = -EBADF;
     int root = v->fd;
 
+    /* the owner is busy with a state before this one: rearm looks at what is there by then */
+    if (v->live && !v->armed && !v->may_be_gone)
+        return;
+    v->may_be_gone = false;
     if (v->live)
         root = own = volume_reopen(v->base, v->rel);
     if (v->live && is_gone(root)) {
