@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
+# cost: 160
 """A sample of the kill sweep with the real nexus-vmm, a stock kernel and a real image: one point for each
 kind of thing that may be half done, and every point of an update, with containers that read the volumes."""
 import pathlib

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 120
 """The monitor with a stock kernel and a test guest: how guests end, hot-added regions, and what a guest
 may do to them. vmm-driver plays the host's part; the guest's init is guest/init.c."""
 import pathlib

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 200
+# cost: 115
 """The monitor's devices with the drivers of a stock kernel: vsock, network, block, entropy. virtio-driver
 is the host's end of vsock, this file that of the network; the guest's init is guest/virtio-init.c."""
 import pathlib

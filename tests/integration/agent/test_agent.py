@@ -2,7 +2,7 @@
 """nexus-agent as a program: agent-drive plays nexus-vmm over unix sockets and runs containers and execs in
 namespaces of its own. One test per case of agent-drive, for the guest's binary and for the one with ASan."""
 # needs: lab
-# cost: 220
+# cost: 110
 import pathlib
 import re
 import subprocess

@@ -2,7 +2,7 @@
 """nexus-agent where it belongs: PID 1 of a guest under nexus-vmm, with the real devices. What depends on
 the kernel, on vsock, on hot-added images and on the scratch disk; the rest is test_agent.py's."""
 # needs: lab
-# cost: 120
+# cost: 60
 import fcntl
 import os
 import pathlib

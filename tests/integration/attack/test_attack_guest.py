@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 300
+# cost: 140
 """A guest that is all attacker (attack-init.c, attack-module.c) on a stock kernel, against the regions of its VM: an
 image and a mapped volume whose files lie on ext4. After each phase the host's files are looked at, byte for byte and
 page for page, and another VM that maps the same files is asked what it reads."""

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 120
+# cost: 100
 """Root in a privileged container of a pod, with everything between it and the hypervisor as in production, against the
 Secret and the image of its pod. After each attack the host's files are looked at, byte for byte and page for page,
 and a pod beside it that has the same image and the same Secret is asked what it reads."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 40
+# cost: 90
 """The nexus command and the real thing: nexusd, images from a registry, microVMs."""
 import json
 import os

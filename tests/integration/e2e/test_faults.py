@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 150
+# cost: 90
 """Files that go bad under a running pod: I/O errors, files cut short, written in place or grown, of volumes and of
 image layers, on ext4, tmpfs and overlay. Each costs its reader zeros or an error. The VM, nexusd and the pod beside
 it never notice, and the log names pod and file."""

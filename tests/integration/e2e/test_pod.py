@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 120
+# cost: 210
 """The whole chain with nothing fake in it: a real registry, nexusd, real CNI plugins, real microVMs with
 the stock kernel, containers of a real image. One pod serves most cases, since a boot is dear here."""
 import os

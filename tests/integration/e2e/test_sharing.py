@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 50
 """Two real pods of two images that share a layer: what of it is there once only (devices, mappings, pages)."""
 import json
 import os

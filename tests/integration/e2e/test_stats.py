@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 60
 """Stats of real pods against what the guest's own cgroup files, the host's TAP and the disk say; and new limits
 where the guest's kernel keeps them."""
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 55
 """The termination log through the whole chain, as kubelet has it: an empty host file is mounted writable into
 the container, and after its end, whatever that was, kubelet reads what the container wrote from the host."""
 import os

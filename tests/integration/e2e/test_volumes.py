@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 50
 """Mapped volumes through the whole chain: kubelet's files on the host, CRI, a real microVM, a shell in the
 container that sees them as it would on the host, sees them change, and cannot change them."""
 import hashlib

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 40
+# cost: 20
 """The kernel as the reader: GNU tar unpacks a tar into a directory, nexus-pull converts the same tar, the
 kernel mounts what it made, and every name, stat field, xattr and byte must agree."""
 import os

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 90
+# cost: 100
 """The network of a pod with Debian's real plugins, the kernel's real bridge, TAP, tc and NAT. Instead
 of a VM, `net-driver guest` copies frames between the pod's TAP and a namespace that plays the guest;
 another namespace plays a machine outside. Everything happens in a network and a mount namespace of

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # needs: lab
-# cost: 40
+# cost: 60
 """packaging/nexusd.service under a real systemd: readiness, what the unit forbids and still lets a pod run,
 restarts without end, and pods that outlive them."""
 import pathlib

@@ -2,7 +2,7 @@
 """nexus-vmm with a real guest and the real agent, driven over its control socket as nexusd does it: containers,
 logs, exit codes, execs, ends of the VM, and a nexusd that goes away and comes back."""
 # needs: lab
-# cost: 160
+# cost: 120
 import hashlib
 import os
 import pathlib
