@@ -53,6 +53,14 @@ def connect(u, netns=None):
         raise
 
 
+def read_all(s):
+    """What comes until the other side ends it. With TLS an end without its last word raises."""
+    answer = b""
+    while more := s.recv(4096):
+        answer += more
+    return answer
+
+
 def tcp(host, port, netns=None, timeout=60):
     """A connected socket; in the network namespace of process netns."""
     out = []

@@ -35,13 +35,7 @@ class RealPods(crictlcase.Pods):
     def forwarded(self, port):
         with st.tcp("127.0.0.1", port) as s:
             s.sendall(b"GET /hostname HTTP/1.0\r\n\r\n")
-            answer = b""
-            while True:
-                more = s.recv(4096)
-                if not more:
-                    break
-                answer += more
-            self.assertRegex(answer, rb"^HTTP/1\.[01] 200 OK\r\n")
+            self.assertRegex(st.read_all(s), rb"^HTTP/1\.[01] 200 OK\r\n")
 
     def test_4_port_forward(self):
         cri = self.node.cri

@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "lib"))
@@ -64,6 +65,23 @@ class Streams(unittest.TestCase):
         pids = self.node.stream_pids()
         self.assertEqual(len(pids), 1)
         return pids[0]
+
+    def waits_quietly(self):
+        """nexus-stream, whose client does not read, neither collects what comes nor looks at it all the time."""
+        pid, sizes = self.stream_pid(), []
+
+        def ticks():
+            with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+                return sum(map(int, f.read().rpartition(")")[2].split()[11:13]))
+
+        for _ in range(8):
+            time.sleep(0.1)
+            with open(f"/proc/{pid}/statm", encoding="ascii") as f:
+                sizes.append(int(f.read().split()[1]))
+        self.assertLess(max(sizes) - min(sizes), 2048, "pages: 8 MiB")
+        before = ticks()
+        time.sleep(0.5)
+        self.assertLess(ticks() - before, 20, "it waits, it does not spin")
 
     def fds(self):
         return len(os.listdir(f"/proc/{self.stream_pid()}/fd"))
