@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 B := build
 MESON := /usr/bin/meson
 
-.PHONY: FORCE guest attack all build host agent asan clang check check-fast test updates demo bench conformance lint format fuzz clean deps deps-go help
+.PHONY: FORCE guest attack all build host agent asan clang check check-fast test updates demo bench conformance lint format fuzz clean install deps deps-go help
 
 all: build
 
@@ -14,6 +14,7 @@ help:
 #: make demo       install what is missing, build, run pods in microVMs from a local registry
 #: make test       install what is missing, build, run every test; ends with "N passed, N failed"
 #: make check      the quick part: unit tests (plain and ASan+UBSan), layers, headers, format, fuzz corpora; no root
+#: make install    build without failpoints and install below DESTDIR (default: this machine); a configuration stays
 #: make attack     the kernel module of the attack tests
 #: make bench      benchmarks: a table, and raw samples as JSON in build/bench
 #: make updates    10,000 updates of a mapped volume in one VM leave nothing behind (UPDATES=N)
@@ -83,6 +84,13 @@ check-fast: host
 check: host asan
 	@tests/run --quick
 
+# without tests and failpoints, for /usr
+$(B)/release/build.ninja:
+	$(MESON) setup $(B)/release --prefix /usr -Dfailpoints=false -Dtests=false >/dev/null
+install: guest $(B)/release/build.ninja
+	@ninja --quiet -C $(B)/release -j$(JOBS)
+	@packaging/install "$(DESTDIR)"
+
 deps:
 	@tools/install-deps
 
@@ -120,4 +128,4 @@ fuzz:
 	@tools/fuzz $(TARGET) $(SECONDS_)
 
 clean:
-	rm -rf $(B)/host $(B)/agent $(B)/asan $(B)/clang
+	rm -rf $(B)/host $(B)/agent $(B)/asan $(B)/clang $(B)/release

@@ -22,10 +22,24 @@ static const char help[] =
     "SIGTERM and SIGINT end nexusd and leave the pods running; it finds them again when it "
     "starts.\n";
 
+#ifdef NEXUS_FAILPOINTS
 static void print_name(const char *name, void *userdata)
 {
     (void)puts(name);
 }
+
+static int print_failpoints(void)
+{
+    node_each_failpoint(print_name, NULL);
+    return 0;
+}
+#else
+static int print_failpoints(void)
+{
+    (void)fputs("nexusd: built without failpoints\n", stderr);
+    return 1;
+}
+#endif
 
 int main(int argc, char **argv)
 {
@@ -50,8 +64,7 @@ int main(int argc, char **argv)
             check = 1;
             break;
         case 'f':
-            node_each_failpoint(print_name, NULL);
-            return 0;
+            return print_failpoints();
         case 'v':
             (void)puts("nexusd " NEXUS_VERSION);
             return 0;

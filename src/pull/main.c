@@ -78,11 +78,37 @@ static int pull(struct error **err)
     return r;
 }
 
-int main(void)
+/* A person who has called it; nexusd gives no argument. */
+static int tell(const char *word)
+{
+    static const char usage[] =
+        "Usage: nexus-pull\n"
+        "Pulls one image. nexusd starts it, with the request on descriptor 3, the directory of\n"
+        "images on descriptor 4 and a pipe for reports as standard output. To pull an image by\n"
+        "hand: nexus pull IMAGE.\n"
+        "\n"
+        "      --version  print the version and leave\n"
+        "  -h, --help     print this and leave\n";
+
+    if (strcmp(word, "--version") == 0) {
+        printf("nexus-pull " NEXUS_VERSION "\n");
+        return 0;
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        (void)fputs(usage, stdout);
+        return 0;
+    }
+    (void)fprintf(stderr, "nexus-pull: it takes no argument: %s\n", word);
+    return 2;
+}
+
+int main(int argc, char **argv)
 {
     struct error *err = NULL;
     int r;
 
+    if (argc > 1)
+        return tell(argv[1]);
     log_init("nexus-pull");
     (void)setlocale(LC_CTYPE, "C.UTF-8"); /* names in tars are UTF-8 or raw bytes */
     (void)mallopt(M_ARENA_MAX, 2);
