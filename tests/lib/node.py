@@ -28,7 +28,7 @@ CONFLIST = ROOT / "packaging/cni/10-nexus.conflist"
 
 class Node:
     def __init__(self, mirrors=None, insecure=(), fake_vmm=False, conflist=CONFLIST, bin_dirs=("/usr/lib/cni",), env=None,
-                 config="", root=None, vm_arguments=(), build=BUILD):
+                 config="", root=None, vm_arguments=(), build=BUILD, modules=ROOT / "build/guest/modules.erofs"):
         """mirrors: host → [endpoint URL]; insecure: hosts that speak plain HTTP; config: more YAML text.
         conflist: a file, a dict, or None for a node without a network."""
         self.own_root = root is None
@@ -38,7 +38,7 @@ class Node:
         self.socket = self.run / "nexusd.sock"
         self.address = f"unix://{self.socket}"
         self.log_path = self.root / "nexusd.log"
-        self.build = build
+        self.build, self.modules = build, modules
         self.env = {**os.environ, **(env or {})}
         self.proc = self.cri = None
         for d in (self.state, self.run, self.logs, self.cni, self.netns):
@@ -72,7 +72,7 @@ vm:
   program: {vmm}
   kernel: {ROOT}/build/guest/vmlinux
   initramfs: {ROOT}/build/guest/initramfs.cpio
-  modules: {ROOT}/build/guest/modules.erofs
+  modules: {self.modules}
   arguments: {json.dumps(list(vm_arguments))}
   boot_timeout: 120s
 scratch:

@@ -86,7 +86,9 @@ class PrivilegedPod(unittest.TestCase):
         kubelet = cls.disk / "kubelet"
         cls.secret = AtomicWriter(kubelet_volume(kubelet, "uid", "secret", "creds"))
         cls.secret.write({"user": (b"root", 0o644), "pass": (b"do not change" * 500, 0o400)})
-        cls.node = Node(insecure=[registry.address], root=cls.disk / "node", config=f"mapper:\n  kubelet_root: {kubelet}\n")
+        shutil.copy(ROOT / "build/guest/modules.erofs", cls.disk)  # what all guests have of it is one file, too
+        cls.node = Node(insecure=[registry.address], root=cls.disk / "node", config=f"mapper:\n  kubelet_root: {kubelet}\n",
+                        modules=cls.disk / "modules.erofs")
         cls.addClassCleanup(cls.node.close)
         cls.node.start()
         cls.cri = cls.node.cri
@@ -139,11 +141,12 @@ class PrivilegedPod(unittest.TestCase):
     def test_attacks(self):
         infos = {n: self.inspect(n) for n in self.pods}
         self.assertEqual([i["deniedWrites"] for i in infos.values()], [0, 0])
-        self.assertEqual(sorted(r["what"] for r in infos["attacker"]["regions"]), [f"image {self.image}", "secret creds"])
+        self.assertEqual(sorted(r["what"] for r in infos["attacker"]["regions"]),
+                         [f"image {self.image}", "kernel modules", "secret creds"])
         pids = [i["pid"] for i in infos.values()]
         theirs = {m[0] for m in mappings(pids[0])}
         mapped = [p for p in self.disk.rglob("*") if p.is_file() and identity(p) in theirs]
-        for part in ("kubelet", "images/layers", "images/meta"):
+        for part in ("kubelet", "images/layers", "images/meta", "modules.erofs"):
             self.assertTrue(any(part in str(p) for p in mapped), mapped)
         witness = Witness(self.disk, pids, files=mapped)
         witness.check(self)
@@ -166,7 +169,7 @@ class PrivilegedPod(unittest.TestCase):
         self.assertGreater(min(r["deniedWrites"] for r in regions), 0, regions)
         self.assertEqual(sum(r["deniedWrites"] for r in regions), before)
         self.assertEqual(self.inspect("bystander")["deniedWrites"], 0)
-        for what in ("secret creds", f"image {self.image}"):
+        for what in ("secret creds", "kernel modules", f"image {self.image}"):
             self.assertIn(f"({what}): the guest wrote at offset", self.node.log_tail(2000))
         for pod in self.pods.values():
             self.cri.remove_pod(pod[0])
