@@ -70,7 +70,8 @@ def usage_ns(cgroup):
 
 
 class Containerd:
-    def __init__(self, registry):
+    def __init__(self, registry, mirrors=None):
+        """mirrors: host → [endpoint URL]"""
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="nexus-reference-"))
         self.socket, self.log = self.root / "containerd.sock", self.root / "log"
         pause = registry.push("bench/pause", "latest", ocimage.Image([ocimage.Layer().file("/pause", PAUSE.read_bytes(), 0o755)],
@@ -78,7 +79,10 @@ class Containerd:
         (self.root / "cni").mkdir()
         (self.root / "cni/10-reference.conflist").write_text(json.dumps(conflist(self.root / "leases")))
         runc = ocimage.unpacked("runc") / "usr/sbin/runc"
-        (self.root / "config.toml").write_text(CONFIG.format(root=self.root, socket=self.socket, pause=pause, runc=runc))
+        text = CONFIG.format(root=self.root, socket=self.socket, pause=pause, runc=runc)
+        for host, endpoints in (mirrors or {}).items():
+            text += f'[plugins."io.containerd.grpc.v1.cri".registry.mirrors."{host}"]\n  endpoint = {json.dumps(endpoints)}\n'
+        (self.root / "config.toml").write_text(text)
         self.proc = self.cri = None
 
     @staticmethod
