@@ -7,8 +7,9 @@ over TCP, as kubelet does; the reference's bytes go bare over a unix socket. In 
 the same programs, ours in a container. A rate is of the whole: from the request to the last byte; the processor time beside
 it says who spent it.
 
-Not to be trusted yet: socat's standard input comes at 0.1 MB/s, thirty times less than its output, and the reason is not
-known. Half of the time of a port-forward is that of our client, which is Python."""
+socat's standard input comes at 0.1 MB/s, thirty times less than its output: it mostly waits, and it is not known whether for
+the relay, for socat, or for the credit of our vsock device. That row is not judged until it is. Our client of a
+port-forward, which is Python, takes a part of its time, not all that is missing."""
 import os
 import pathlib
 import struct
@@ -183,7 +184,9 @@ def rows(report, out):
         a, b = out[what]["ours"], out[what]["socat"]
         ratios = [x["rate"] / y["rate"] for x, y in zip(a, b)]
         rates = [f"{median(x['rate'] for x in side):.2f} {unit}" for side in (a, b)]
-        report.row(text, rates[0], f"socat over vsock {rates[1]}", spread(ratios), ">= 0.8", median(ratios) >= 0.8)
+        judged = what != "stdin"   # socat stalls there, see above
+        report.row(text, rates[0], f"socat over vsock {rates[1]}" + ("" if judged else " (stalls)"), spread(ratios), ">= 0.8",
+                   median(ratios) >= 0.8 if judged else None)
         spent = [" / ".join(f"{median(x[k] for x in side):.0f}" for k in SPENDERS) + " ms" for side in (a, b)]
         report.row(f"  processor time per {'MB' if unit == 'MB/s' else 'connection'}: {', '.join(SPENDERS)}", *spent, "-", "", None)
 
