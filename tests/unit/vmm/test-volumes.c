@@ -15,7 +15,7 @@ static const char *create_with(struct control_client *c, const char *id,
 {
     Nexus__ModuleList lists = NEXUS__MODULE_LIST__INIT;
     Nexus__ModuleList *all_lists[] = {&lists};
-    char key[32];
+    char key[32], list[] = "bridge";
     Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
     Nexus__CreateContainer create = NEXUS__CREATE_CONTAINER__INIT;
     Nexus__ContainerSpec spec = NEXUS__CONTAINER_SPEC__INIT;
@@ -33,7 +33,7 @@ static const char *create_with(struct control_client *c, const char *id,
     spec.n_volumes = n;
     if (modules) {
         (void)snprintf(key, sizeof(key), "%s", modules);
-        lists.list = (char[]){"bridge"};
+        lists.list = list;
         lists.region = key;
         spec.modules = all_lists;
         spec.n_modules = 1;
@@ -135,13 +135,14 @@ static void pieces_go_with_their_connection(void **state)
 
 static Nexus__VolumeMount mount_of(char *volume, char *region, bool live, char *sub_path)
 {
+    static char part[] = "0", destination[] = "/v"; /* they outlive the call */
     Nexus__VolumeMount m = NEXUS__VOLUME_MOUNT__INIT;
 
     m.volume = volume;
     m.region = region;
-    m.part = (char[]){"0"};
+    m.part = part;
     m.live = live;
-    m.destination = (char[]){"/v"};
+    m.destination = destination;
     m.sub_path = sub_path;
     return m;
 }
