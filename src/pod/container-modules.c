@@ -12,7 +12,6 @@
 #include "pod/capability.h"
 #include "pod/node-internal.h"
 #include "pod/share.h"
-#include "pod/vmm-client.h"
 
 #define PAGE_BYTES 4096
 
@@ -83,26 +82,17 @@ static void on_added(void *userdata, int r, const Nexus__VmmState *state, const 
     end(c, r, err);
 }
 
-static int add_region(struct container *c, const struct modules_file *f, struct error **err)
+static int add_region(struct container *c, struct modules_file *f, struct error **err)
 {
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
-    uint64_t bytes[] = {f->bytes};
-    char *names[] = {(char *)(uintptr_t)f->path};
-    int r = container_connected(c, err);
+    char *names[] = {(char *)(uintptr_t)f->path}; /* only read */
+    const struct region_files files = {.key = MODULES_REGION,
+                                       .what = "kernel modules",
+                                       .n = 1,
+                                       .bytes = &f->bytes,
+                                       .names = names,
+                                       .fds = &f->fd};
 
-    if (r < 0)
-        return r;
-    body.key = (char *)(uintptr_t)MODULES_REGION;
-    body.what = (char *)(uintptr_t) "kernel modules";
-    body.segment_bytes = bytes;
-    body.n_segment_bytes = 1;
-    body.segment_names = names;
-    body.n_segment_names = 1;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
-    m.add_region = &body;
-    return vmm_client_call(c->sandbox->client, &m, &f->fd, 1, REQUEST_TIMEOUT_MS, on_added, c,
-                           &c->modules_call, err);
+    return container_add_region(c, &files, on_added, &c->modules_call, err);
 }
 
 static void on_open(void *userdata, void *payload, int r, const struct error *err)

@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "pod/node-internal.h"
-#include "pod/vmm-client.h"
 
 #define RETRY_MS 100U
 #define RETRIES_NS \
@@ -131,11 +130,24 @@ int container_connected(const struct container *c, struct error **err)
     return 0;
 }
 
-static int call(struct container *c, Nexus__ControlMessage *m, const int *fds, size_t n_fds,
-                unsigned deadline_ms, vmm_reply_fn fn, struct error **err)
+int container_add_region(struct container *c, const struct region_files *f, vmm_reply_fn fn,
+                         struct vmm_call **ret, struct error **err)
 {
-    int r = vmm_client_call(c->sandbox->client, m, fds, n_fds, deadline_ms, fn, c, &c->call, err);
+    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
+    Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
+    int r = container_connected(c, err);
 
+    if (r < 0)
+        return r;
+    body.key = (char *)(uintptr_t)f->key; /* only read, as what is */
+    body.what = (char *)(uintptr_t)f->what;
+    body.segment_bytes = f->bytes;
+    body.n_segment_bytes = f->n;
+    body.segment_names = f->names;
+    body.n_segment_names = f->n;
+    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
+    m.add_region = &body;
+    r = vmm_client_call(c->sandbox->client, &m, f->fds, f->n, REQUEST_TIMEOUT_MS, fn, c, ret, err);
     return r < 0 ? r : 1;
 }
 
@@ -193,25 +205,18 @@ static void on_added(void *userdata, int r, const Nexus__VmmState *state, const 
 
 static int add_region(struct container *c, const struct image_region *region, struct error **err)
 {
-    Nexus__ControlMessage m = NEXUS__CONTROL_MESSAGE__INIT;
-    Nexus__AddRegion body = NEXUS__ADD_REGION__INIT;
     const char *name = c->region_at > 0               ? image_id(c, c->region_at)
                        : c->spec.user_specified_image ? c->spec.user_specified_image
                                                       : c->spec.image;
     _cleanup_(freep) char *what = str_printf("image %.200s", name);
-    int r = container_connected(c, err);
+    const struct region_files files = {.key = image_id(c, c->region_at),
+                                       .what = what,
+                                       .n = region->n,
+                                       .bytes = region->bytes,
+                                       .names = region->names,
+                                       .fds = region->fds};
 
-    if (r < 0)
-        return r;
-    body.key = (char *)(uintptr_t)image_id(c, c->region_at);
-    body.what = what;
-    body.segment_bytes = region->bytes;
-    body.n_segment_bytes = region->n;
-    body.segment_names = region->names;
-    body.n_segment_names = region->n;
-    m.body_case = NEXUS__CONTROL_MESSAGE__BODY_ADD_REGION;
-    m.add_region = &body;
-    return call(c, &m, region->fds, region->n, REQUEST_TIMEOUT_MS, on_added, err);
+    return container_add_region(c, &files, on_added, &c->call, err);
 }
 
 static int open_region(void *payload, struct error **err)
@@ -306,7 +311,10 @@ static int drop_next(struct container *c)
     body.key = (char *)(uintptr_t)image_id(c, c->region_at);
     m.body_case = NEXUS__CONTROL_MESSAGE__BODY_REMOVE_REGION;
     m.remove_region = &body;
-    return call(c, &m, NULL, 0, EXIT_TIMEOUT_MS, on_dropped, NULL) < 0 ? 0 : 1;
+    return vmm_client_call(c->sandbox->client, &m, NULL, 0, EXIT_TIMEOUT_MS, on_dropped, c,
+                           &c->call, NULL) < 0
+               ? 0
+               : 1;
 }
 
 int drop_regions(struct plan_run *run, void *object, struct error **err)

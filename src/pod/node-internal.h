@@ -13,6 +13,7 @@
 #include "pod/region.h"
 #include "pod/share.h"
 #include "pod/stats.h"
+#include "pod/vmm-client.h"
 #include "store/store.h"
 
 #define GUEST_FILE_BYTES (64U << 10) /* a file that is copied into the guest */
@@ -193,6 +194,17 @@ bool container_hold_images(struct container *c);
 void container_release_images(struct container *c); /* its own as well */
 /* Of class UNAVAILABLE while nexus-vmm is not connected. */
 int container_connected(const struct container *c, struct error **err);
+/* Files that are mapped one behind the other. All borrowed. */
+struct region_files {
+    const char *key, *what; /* what: for people */
+    size_t n;
+    uint64_t *bytes;
+    char **names; /* for people */
+    const int *fds;
+};
+/* Asks for that region; fn is called with c. 1, or an error. */
+int container_add_region(struct container *c, const struct region_files *f, vmm_reply_fn fn,
+                         struct vmm_call **ret, struct error **err);
 /* Steps of plans; drop_regions never fails. */
 int create_region(struct plan_run *run, void *object, struct error **err);
 int drop_regions(struct plan_run *run, void *object, struct error **err);

@@ -301,19 +301,25 @@ static struct volume *volume_find(struct supervisor *sup, const char *name)
     return NULL;
 }
 
-/* The region of a volume, which is told to the agent by its place: its key says nothing there. */
-static int region_of(struct supervisor *sup, const char *volume, char *key, struct region **ret,
-                     struct error **err)
+/* A region that is told to the agent by its place: its key says nothing there. what, name: who wants it. */
+static int take_key(struct supervisor *sup, const char *what, const char *name, char *key,
+                    struct region **ret, struct error **err)
 {
     *ret = supervisor_region(sup, key);
-    if (!container_id_is_valid(volume))
-        return error_set(err, -EINVAL, "a volume needs a name of 1 to %d [a-z0-9-]", LIMIT_ID_MAX);
     if (!*ret || (*ret)->releasing)
         return error_set_class(err, ERROR_PRECONDITION, -ENOENT,
-                               "volume %s: region %.256s was not added", volume, key);
+                               "%s %.80s: region %.256s was not added", what, name, key);
     if (key[0])
         key[0] = '\0';
     return 0;
+}
+
+static int region_of(struct supervisor *sup, const char *volume, char *key, struct region **ret,
+                     struct error **err)
+{
+    if (!container_id_is_valid(volume))
+        return error_set(err, -EINVAL, "a volume needs a name of 1 to %d [a-z0-9-]", LIMIT_ID_MAX);
+    return take_key(sup, "volume", volume, key, ret, err);
 }
 
 int supervisor_take_modules(struct supervisor *sup, struct container *c, Nexus__ContainerSpec *spec,
@@ -322,7 +328,7 @@ int supervisor_take_modules(struct supervisor *sup, struct container *c, Nexus__
     for (size_t i = 0; i < spec->n_modules; i++) {
         Nexus__ModuleList *m = spec->modules[i];
         struct region *region;
-        int r = region_of(sup, "modules", m->region, &region, err);
+        int r = take_key(sup, "kernel modules", m->list, m->region, &region, err);
 
         if (r < 0)
             return error_prefix(err, r, "container %s", c->id);
