@@ -209,12 +209,10 @@ const struct command command_pods = {
     .synopsis = "",
     .summary = "List pods.",
     .description =
-        "With --memory: the guest's RAM as far as it is used, what nexus-vmm has for itself, what "
-        "the\n"
-        "virtiofsd of a pod with host directories has for itself, the\n"
-        "images and volumes mapped into the guest, and the pod's share of those in the page\n"
-        "cache, where each page is divided by the number of pods that have it. The total is\n"
-        "RAM, nexus-vmm, virtiofsd and share.",
+        "With --memory: the guest's RAM as far as it is used, what nexus-vmm has for itself, and\n"
+        "the virtiofsd of a pod with host directories, the images and volumes mapped into the\n"
+        "guest, and the pod's share of those in the page cache, where each page is divided by\n"
+        "the number of pods that have it. The total is RAM, nexus-vmm, virtiofsd and share.",
     .options = options,
     .lists = true,
     .run = run_pods,
