@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/numparse.h"
 #include "event/loop.h"
+#include "lib/driver.h"
 #include "virtio/vsock.h"
 #include "vmm/machine.h"
 
@@ -40,12 +41,6 @@ struct pair {
     size_t begin, end; /* of what it sent and the guest has not taken */
     uint8_t bytes[64 << 10];
 };
-
-static void die(const char *what, const struct error *err, int r)
-{
-    (void)fprintf(stderr, "vsock-relay: %s: %s\n", what, error_text(err, r));
-    exit(1);
-}
 
 static void watch(struct pair *p)
 {
@@ -193,15 +188,6 @@ static void on_ended(enum machine_end end, const char *detail, void *ud)
     (void)fprintf(stderr, "vsock-relay: the guest has ended: %s (%s)\n", machine_end_name(end),
                   detail);
     loop_exit(relay->loop, 1);
-}
-
-static int open_or_die(const char *path, int flags)
-{
-    int fd = open(path, flags | O_CLOEXEC);
-
-    if (fd < 0)
-        die(path, NULL, -errno);
-    return fd;
 }
 
 int main(int argc, char **argv)

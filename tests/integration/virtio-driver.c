@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/numparse.h"
 #include "event/loop.h"
+#include "lib/driver.h"
 #include "virtio/vsock.h"
 #include "vmm/machine.h"
 
@@ -46,12 +47,6 @@ struct service {
     uint32_t allowance; /* slow: bytes that may be taken now */
     bool done;
 };
-
-static void die(const char *what, const struct error *err, int r)
-{
-    (void)fprintf(stderr, "virtio-driver: %s: %s\n", what, error_text(err, r));
-    exit(1);
-}
 
 static uint8_t pattern(uint64_t at)
 {
@@ -256,15 +251,6 @@ static int open_tap(const char *name)
     (void)snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
     if (fd < 0 || ioctl(fd, TUNSETIFF, &r) < 0)
         die("TAP", NULL, -errno);
-    return fd;
-}
-
-static int open_or_die(const char *path, int flags)
-{
-    int fd = open(path, flags | O_CLOEXEC);
-
-    if (fd < 0)
-        die(path, NULL, -errno);
     return fd;
 }
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/numparse.h"
 #include "event/loop.h"
+#include "lib/driver.h"
 #include "vmm/machine.h"
 
 struct driver {
@@ -26,12 +27,6 @@ struct driver {
     enum machine_end end;
     char detail[256];
 };
-
-static void die(const char *what, const struct error *err, int r)
-{
-    (void)fprintf(stderr, "vmm-driver: %s: %s\n", what, error_text(err, r));
-    exit(1);
-}
 
 static void add_region(struct driver *d)
 {
