@@ -12,23 +12,16 @@ sys.path[:0] = [str(HERE.parent / "cri"), str(HERE.parents[1] / "lib")]
 import crictlcase  # noqa: E402
 import streaming as st  # noqa: E402
 from cri import pb  # noqa: E402
-from node import Node  # noqa: E402
-from ocimage import Registry, busybox_image  # noqa: E402
+from podcase import PodCase  # noqa: E402
 
 
-class RealPods(crictlcase.Pods):
+class RealPods(crictlcase.Pods, PodCase):
     port = 8080
     terminal_command, terminal_answer = ("sh", "-c", "stty size; tty"), b"40 100\r\n/dev/pts/"
 
     @classmethod
     def setUpClass(cls):
-        registry = Registry().start()
-        cls.addClassCleanup(registry.stop)
-        cls.image = registry.push("test/busybox", "1", busybox_image())
-        cls.node = Node(insecure=[registry.address])
-        cls.addClassCleanup(cls.node.close)
-        cls.node.start()
-        cls.node.cri.PullImage(image=pb.ImageSpec(image=cls.image), timeout=300)
+        cls.start_all()
         cls.logs = cls.node.logs
         cls.write_config(cls.node.socket)
 
